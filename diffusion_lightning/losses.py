@@ -1,0 +1,123 @@
+"""The restoration loss w(t)·‖x̂_0 − x_0‖: which norm, and how much each time counts."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusion_lightning.degradations.base import Degradation
+
+
+class Weight(ABC):
+    """How much the error at time t counts."""
+
+    @abstractmethod
+    def __call__(self, degradation: Degradation, t: Tensor) -> Tensor:
+        """w(t) (B,) for the times t (B,)."""
+
+    def check(self, degradation: Degradation) -> None:
+        """Raise a ``ValueError`` that names the remedy where the weight is not defined."""
+
+
+class Power(Weight):
+    """w(t) = t^exponent: positive exponents favour the severe end, negative ones the mild end.
+
+    Args:
+        exponent: The power of t.
+    """
+
+    def __init__(self, exponent: float = 1.0) -> None:
+        self.exponent = exponent
+
+    def __call__(self, degradation: Degradation, t: Tensor) -> Tensor:
+        """t^exponent; the mild end stops at t = 1/T."""
+        return t.clamp(min=1 / degradation.steps) ** self.exponent
+
+
+class SNR(Weight):
+    """The signal-to-noise ratio: w(t) = min(α²/σ², clip) + shift.
+
+    With the L2 loss this makes the error of x̂_0 that of ε (shift 0), of v (shift 1), or Min-SNR-γ (clip γ, 2303.09556).
+
+    Args:
+        shift: Added to the ratio.
+        clip: The ratio's upper bound, or None for no bound.
+    """
+
+    def __init__(self, shift: float = 0.0, clip: float | None = None) -> None:
+        self.shift = shift
+        self.clip = clip
+
+    def check(self, degradation: Degradation) -> None:
+        """Refuse degradations that have no signal-to-noise ratio."""
+        if not (degradation.scalar and degradation.noisy):
+            raise ValueError(
+                f"the SNR weight needs a degradation α_t x + σ_t z and {type(degradation).__name__} is none: "
+                "leave the weight out or use Power"
+            )
+
+    def __call__(self, degradation: Degradation, t: Tensor) -> Tensor:
+        """min(α²/σ², clip) + shift."""
+        time = t.double()
+        ratio = (degradation.alpha(time) / degradation.sigma(time)) ** 2
+        return (ratio.clamp(max=self.clip) + self.shift).to(t.dtype)
+
+
+class RestorationLoss(ABC):
+    """w(t)·|x̂_0 − x_0|, averaged over pixels and images.
+
+    Args:
+        weight: How much each time counts; every time alike if None.
+    """
+
+    def __init__(self, weight: Weight | None = None) -> None:
+        self.weight = weight
+
+    @abstractmethod
+    def distance(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """The distance of each value, of the images' shape."""
+
+    def check(self, degradation: Degradation) -> None:
+        """Raise a ``ValueError`` that names the remedy where the loss is not defined."""
+        if self.weight is not None:
+            self.weight.check(degradation)
+
+    def __call__(self, restored: Tensor, clean: Tensor, t: Tensor, degradation: Degradation) -> Tensor:
+        """The loss of each image: (B, C, H, W) twice and t (B,) → (B,)."""
+        each = self.distance(restored, clean).flatten(1).mean(1)
+        return each if self.weight is None else self.weight(degradation, t) * each
+
+
+class L1(RestorationLoss):
+    """Absolute error, the paper's: its best guess is the median of the images that fit."""
+
+    def distance(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """|x̂_0 − x_0|."""
+        return (restored - clean).abs()
+
+
+class L2(RestorationLoss):
+    """Squared error: its best guess is the mean, which sampling from a law needs (the linear-degradation theorem)."""
+
+    def distance(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """(x̂_0 − x_0)²."""
+        return (restored - clean) ** 2
+
+
+class Huber(RestorationLoss):
+    """Squared below ``delta`` and absolute above it.
+
+    Args:
+        delta: Where the two meet, in units of images in [-1, 1].
+        weight: How much each time counts; every time alike if None.
+    """
+
+    def __init__(self, delta: float = 0.1, weight: Weight | None = None) -> None:
+        super().__init__(weight)
+        if delta <= 0:
+            raise ValueError(f"delta={delta}: the Huber loss's threshold must be positive")
+        self.delta = delta
+
+    def distance(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """Torch's Huber loss."""
+        return F.huber_loss(restored, clean, reduction="none", delta=self.delta)

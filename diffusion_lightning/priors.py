@@ -1,0 +1,154 @@
+"""Where generation starts: a law over D_1(x_0), plus σ_1 z.
+
+A prior is fitted once to the images of a data set; what it keeps is a dict of plain tensors, which the module writes to
+the checkpoint.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from diffusion_lightning import rng
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.images import from_uint8, to_uint8
+from diffusion_lightning.schedules import per_image
+from diffusion_lightning.types import Params
+
+
+class Prior(ABC):
+    """A law over where generation starts."""
+
+    split: Literal["train", "val"] = "train"
+    """The images that the prior is fitted to."""
+
+    limit: int = 10_000
+    """How many images are enough to fit it."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it can be sampled."""
+        return bool(self.state)
+
+    @abstractmethod
+    def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
+        """Fit to clean images, float batches of (B, C, H, W) in [-1, 1]."""
+
+    @abstractmethod
+    def start(
+        self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Params]:
+        """x_1 (B, C, H, W) and its params, one image for each generator."""
+
+    def sample(
+        self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Params]:
+        """``start`` of a fitted prior.
+
+        Raises:
+            ValueError: The prior has not been fitted, so no data set has said what images look like.
+        """
+        if not self.fitted:
+            raise ValueError(
+                f"the prior {type(self).__name__} is not fitted: generate from a checkpoint that `fit` wrote, "
+                "or call prior.fit(images, degradation)"
+            )
+        return self.start(degradation, generators, device)
+
+
+class ChannelMeans(Prior):
+    """A Gaussian mixture on the channel means of D_1(x_0), drawn as a constant image, plus σ_1 z.
+
+    For noise this is N(0, σ_1²) and for blur down to the mean the paper's start (2208.09392, sec. 5.2).
+
+    Args:
+        components: Gaussians of the mixture, with full covariances.
+    """
+
+    def __init__(self, components: int = 1) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components={components}: a mixture has at least 1 Gaussian")
+        self.components = components
+
+    def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
+        """Fit the mixture by expectation maximisation (scikit-learn)."""
+        means, shape = [], None
+        generator = rng.keyed_generator(seed, "prior")
+        for clean in batches:
+            params = degradation.sample_params(clean, generator)
+            means.append(degradation.operator(clean, torch.ones(len(clean)), params).mean((2, 3)))
+            shape = clean.shape[1:]
+        if shape is None:
+            raise ValueError("the prior was given no images to fit: the data set is empty")
+        points = torch.cat(means).double()
+        if len(points) < 2:
+            points = points.repeat(2, 1)  # the mixture wants two points; their covariance is then its regulariser
+        mixture = GaussianMixture(min(self.components, len(points)), random_state=seed).fit(points.numpy())
+        covariances = torch.as_tensor(mixture.covariances_, dtype=torch.float64)
+        self.state = {
+            "shape": torch.tensor(shape),
+            "weights": torch.as_tensor(mixture.weights_, dtype=torch.float64),
+            "means": torch.as_tensor(mixture.means_, dtype=torch.float64),
+            "factors": torch.linalg.cholesky(covariances),
+        }
+
+    def start(
+        self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Params]:
+        """A constant image for each generator, and its noise."""
+        channels, height, width = self.state["shape"].tolist()
+        number, like = len(generators), torch.empty(0, dtype=torch.float64)
+        pick = rng.uniform((number, 1), generators, like)
+        component = (pick > self.state["weights"].cumsum(0)).sum(1).clamp(max=len(self.state["weights"]) - 1)
+        z = rng.normal((number, channels), generators, like)
+        means = self.state["means"][component] + torch.einsum("bij,bj->bi", self.state["factors"][component], z)
+        flat = means.float()[:, :, None, None].expand(-1, -1, height, width).to(device)
+        params = degradation.sample_params(flat, generators)
+        return add_noise(flat, degradation, params), params
+
+
+class HeldOut(Prior):
+    """Degraded held-out images: for restoration, and for degradations whose end has no simple law.
+
+    Args:
+        number: Clean validation images to keep in the checkpoint, as uint8.
+    """
+
+    split = "val"
+
+    def __init__(self, number: int = 256) -> None:
+        super().__init__()
+        if number < 1:
+            raise ValueError(f"number={number}: keep at least 1 held-out image")
+        self.limit = number
+
+    def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
+        """Keep the first ``number`` images."""
+        pictures = [to_uint8(clean) for clean in batches]
+        if not pictures:
+            raise ValueError("the prior was given no images to keep: the validation set is empty")
+        self.state = {"pictures": torch.cat(pictures)[: self.limit]}
+
+    def start(
+        self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Params]:
+        """An image drawn for each generator, degraded to t = 1."""
+        pictures = self.state["pictures"]
+        pick = (rng.uniform((len(generators), 1), generators)[:, 0] * len(pictures)).long()
+        clean = from_uint8(pictures[pick]).to(device)
+        params = degradation.sample_params(clean, generators)
+        return degradation(clean, torch.ones(len(clean), device=clean.device), params), params
+
+
+def add_noise(x: Tensor, degradation: Degradation, params: Params) -> Tensor:
+    """x + σ_1 z for a start x that stands for D_1(x_0) already."""
+    if not degradation.noisy:
+        return x
+    return x + per_image(degradation.sigma(torch.ones(len(x), device=x.device)), x) * params["noise"]

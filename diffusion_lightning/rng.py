@@ -1,0 +1,56 @@
+"""Keyed random numbers: a generator is a function of what it is for, so that nothing depends on history or batching.
+
+Training draws under the key (seed, rank, batch), evaluation and generation under (seed, image index): image i gets the
+same draws for any batch size and on any number of devices, and a resumed run continues exactly with nothing to save.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.types import Generators
+
+
+def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by a hash of the key: equal keys give equal streams, different keys independent ones."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def image_generators(seed: int, indices: Iterable[int] | Tensor, purpose: str = "image") -> list[torch.Generator]:
+    """One CPU generator for each image index; draws on the CPU are the same on every kind of device.
+
+    Args:
+        seed: The seed of the run.
+        indices: The images' positions in their data set or in the series to generate.
+        purpose: What the draws are for; different purposes draw independently.
+    """
+    numbers = indices.tolist() if isinstance(indices, Tensor) else indices
+    return [keyed_generator(seed, purpose, int(i)) for i in numbers]
+
+
+def normal(shape: Sequence[int], generator: Generators = None, like: Tensor | None = None) -> Tensor:
+    """N(0, 1) of a batch-first shape, with the dtype and device of ``like``."""
+    return _draw(torch.randn, shape, generator, like)
+
+
+def uniform(shape: Sequence[int], generator: Generators = None, like: Tensor | None = None) -> Tensor:
+    """U[0, 1) of a batch-first shape, with the dtype and device of ``like``."""
+    return _draw(torch.rand, shape, generator, like)
+
+
+def _draw(draw, shape: Sequence[int], generator: Generators, like: Tensor | None) -> Tensor:
+    device = like.device if like is not None else torch.device("cpu")
+    # Low-precision generators differ from float32 ones: draw in float32 at least, then round.
+    dtype = like.dtype if like is not None and like.dtype == torch.float64 else torch.float32
+    if generator is None or isinstance(generator, torch.Generator):
+        source = generator.device if generator is not None else device
+        sample = draw(*shape, generator=generator, dtype=dtype, device=source)
+    elif len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for {shape[0]} images: give one generator, or one an image")
+    else:
+        rows = [draw(*shape[1:], generator=g, dtype=dtype, device=g.device) for g in generator]
+        sample = torch.stack(rows) if rows else torch.empty(*shape, dtype=dtype)
+    return sample.to(device=device, dtype=like.dtype if like is not None else dtype)

@@ -1,0 +1,34 @@
+"""The samplers of Cold Diffusion (2208.09392): one restoration, Algorithm 1 and Algorithm 2. They hold the noise."""
+
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.samplers.base import Sampler
+
+
+class Naive(Sampler):
+    """Algorithm 1: degrade the restored image a little less, x_s = D_s(x̂_0). κ = 0."""
+
+    holds_noise = True
+
+    def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
+        """(0, 0)."""
+        return 0.0, 0.0
+
+
+class Direct(Naive):
+    """The restorer's first guess x̂_0, in one step."""
+
+    def __init__(self) -> None:
+        super().__init__(steps=1)
+
+
+class Cold(Sampler):
+    """Algorithm 2: x_s = x_t − D_t(x̂_0) + D_s(x̂_0), immune to first order to errors of the restorer. κ = 1.
+
+    For Gaussian noise this is the paper's "fixed noise".
+    """
+
+    holds_noise = True
+
+    def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
+        """(1, 0)."""
+        return 1.0, 0.0

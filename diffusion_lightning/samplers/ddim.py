@@ -1,0 +1,65 @@
+"""DDIM (2010.02502) and its two ends: the probability flow, which any degradation has, and DDPM (2006.11239)."""
+
+import math
+
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.samplers.base import Sampler, alpha_at, sigma_at
+
+
+class DDIM(Sampler):
+    """κ = √(σ_s² − ζ²)/σ_t with 0/0 := 1, and ζ = η times the deviation of DDPM's posterior.
+
+    Args:
+        steps: Network calls of a walk, at equal steps in t; the degradation's own T if None.
+        eta: 0 is the probability flow, 1 is DDPM.
+    """
+
+    def __init__(self, steps: int | None = None, eta: float = 0.0) -> None:
+        super().__init__(steps)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta={eta}: choose a value in [0, 1]")
+        self.eta = eta
+
+    def check(self, degradation: Degradation) -> None:
+        """With η > 0, refuse what is not α_t x + σ_t z with Gaussian z."""
+        if self.eta > 0 and not (degradation.scalar and degradation.noisy and degradation.gaussian_noise):
+            raise ValueError(
+                f"{type(self).__name__} with eta={self.eta} adds Gaussian noise, which needs a degradation "
+                f"α_t x + σ_t z and {type(degradation).__name__} is none: use ProbabilityFlow or Cold"
+            )
+
+    def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
+        """Equations 12 and 16 of the paper, in this package's terms."""
+        sigma_t, sigma_s = sigma_at(degradation, t), sigma_at(degradation, s)
+        if sigma_t == 0:
+            return 1.0, 0.0
+        if self.eta == 0:
+            return sigma_s / sigma_t, 0.0
+        ratio = alpha_at(degradation, t) / alpha_at(degradation, s)
+        posterior = sigma_s**2 * max(sigma_t**2 - ratio**2 * sigma_s**2, 0) / sigma_t**2
+        variance = self.eta**2 * posterior
+        return math.sqrt(max(sigma_s**2 - variance, 0)) / sigma_t, math.sqrt(variance)
+
+
+class ProbabilityFlow(DDIM):
+    """κ = σ_s/σ_t with 0/0 := 1: Algorithm 2 when cold, DDIM when hot, and keeps the exact marginals when warm.
+
+    The exponential Euler step of dx/dt = Ḋ_t x̂_0 + (σ̇_t/σ_t)(x_t − D_t x̂_0), for linear D and x̂_0 = E[x_0 | x_t].
+
+    Args:
+        steps: Network calls of a walk, at equal steps in t; the degradation's own T if None.
+    """
+
+    def __init__(self, steps: int | None = None) -> None:
+        super().__init__(steps, eta=0.0)
+
+
+class DDPM(DDIM):
+    """Ancestral sampling: each step draws from the posterior q(x_s | x_t, x̂_0).
+
+    Args:
+        steps: Network calls of a walk, at equal steps in t; the degradation's own T if None.
+    """
+
+    def __init__(self, steps: int | None = None) -> None:
+        super().__init__(steps, eta=1.0)

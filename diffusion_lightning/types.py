@@ -1,0 +1,38 @@
+"""The batch that data modules hand to the module, and the types that several floors share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Everything random about a degradation: batch-first tensors, drawn once an image."""
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for the batch, one for each image, or None for torch's global one."""
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""A restorer: (x_t, t) → x̂_0."""
+
+
+class RestorationBatch(NamedTuple):
+    """One batch of the restoration problem, on the device.
+
+    Attributes:
+        clean: The images x_0, float (B, C, H, W) in [-1, 1]. Where they are unknown (generation, a user's own degraded
+            pictures), the degraded images stand in.
+        degraded: The images x_t, of the same shape.
+        t: The severity of each image, float32 (B,) in [0, 1].
+        condition: What the network is told besides x_t and t: tensors or lists of strings by name, or None.
+        params: The draws of the degradation that made ``degraded``; held over a trajectory.
+        index: The position of each image in its data set, int64 (B,); -1 marks the padding that gives every process
+            the same number of images, and is not scored.
+    """
+
+    clean: Tensor
+    degraded: Tensor
+    t: Tensor
+    condition: dict[str, Any] | None = None
+    params: Params | None = None
+    index: Tensor | None = None
