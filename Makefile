@@ -1,0 +1,60 @@
+# Needs Python 3.11 or newer and make. Every target sets up what it needs; `make PYTHON=python3.12 test` picks the interpreter.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+UNFINISHED := $(VENV)/.unfinished
+CLI := $(BIN)/diffusion-lightning
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
+	    printf '  make %-6s  %s\n' "$$name" "$$text"; done
+
+setup: $(VENV)/.dev ## make .venv and install the package with its development tools
+
+demo: $(VENV)/.dev ## train small models on embedded pictures, cold and warm, and look at them (runs/)
+	$(CLI) fit --config configs/blur.yaml
+	$(CLI) fit --config configs/warm_blur.yaml
+
+# One thread a worker: PyTorch's threads would fight over the cores. A worker takes seconds to import torch, hence few of them.
+test: $(VENV)/.dev ## run the tests; pytest's own arguments go in ARGS: make test ARGS="-k blur -n 0"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
+
+lint: $(VENV)/.dev ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench ## run every script of tests/benchmarks, one after another
+	@failed=; for script in tests/benchmarks/[!_]*.py; do \
+	    echo "== $$script"; $(BIN)/python "$$script" || failed="$$failed $$script"; done; \
+	    [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+clean: ## remove runs, builds and caches; keeps .venv and data
+	@for path in runs lightning_logs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis; do \
+	    [ ! -e "$$path" ] || { echo "removing $$path"; rm -rf "$$path"; }; done
+	@echo "removing __pycache__ of the package and the tests"
+	@find diffusion_lightning tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is begun as .unfinished before anything is installed: found there, an interrupted set-up starts afresh. A .venv
+# made by hand is kept and completed.
+$(VENV)/.dev: pyproject.toml
+	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	        echo "$(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12" >&2; exit 1; }; \
+	    $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	        echo "$(PYTHON) has no venv module; install it (Debian: apt install python3-venv) or set PYTHON" >&2; exit 1; }; \
+	    rm -rf $(VENV) && mkdir $(VENV) && touch $(UNFINISHED) && $(PYTHON) -m venv $(VENV); fi
+	@touch $(UNFINISHED)
+	$(BIN)/python -m pip install -e '.[dev]'
+	@mv $(UNFINISHED) $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@mv $(VENV)/.dev $(UNFINISHED)
+	$(BIN)/python -m pip install -e '.[dev,bench]'
+	@mv $(UNFINISHED) $(VENV)/.dev && touch $@
