@@ -1,4 +1,4 @@
-"""What the network's output means: x̂_0 = c_skip x_t + c_out F(c_in x_t, t), three numbers a time (EDM, 2206.00364, eq. 7)."""
+"""What the network's output means: x̂_0 = c_skip x_t + c_out F(c_in x_t, t), three numbers a time (2206.00364, eq 7)."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple

@@ -35,4 +35,4 @@ class RestorationBatch(NamedTuple):
     t: Tensor
     condition: dict[str, Any] | None = None
     params: Params | None = None
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # the contract's name hides tuple.index

@@ -1,0 +1,135 @@
+"""What the callbacks that look at images share: when to look, and where pictures and scores go."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from diffusion_lightning.images import save_picture
+from diffusion_lightning.metrics.fid import FrechetDistances
+from diffusion_lightning.module import RestorationModule
+from diffusion_lightning.types import RestorationBatch
+
+
+class Look(Callback):
+    """Looks at the model during validation and test: subclasses give ``see`` and ``conclude``.
+
+    Args:
+        names: The sets of images that a Fréchet distance is computed of.
+        features: The network of the Fréchet distance; none is computed if None.
+        every: Look at every so many validations.
+    """
+
+    def __init__(self, names: list[str], features: nn.Module | None, every: int) -> None:
+        if every < 1:
+            raise ValueError(f"every={every}: look at every validation (1) or more rarely")
+        self.distances = FrechetDistances(features, names) if features is not None else None
+        self.features = features
+        self.every = every
+        self._validations = 0
+        self._looking = False
+
+    def see(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
+        """One batch of held-out images."""
+
+    def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+        """The end of the data; ``stage`` is val or test."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare the features: on rank zero first, whose files the others then read."""
+        prepare: Callable[[str], None] | None = getattr(self.features, "prepare", None)
+        if prepare is None or stage == "predict":
+            return
+        cache = str(Path(trainer.default_root_dir) / "cache")
+        if trainer.is_global_zero:
+            prepare(cache)
+        trainer.strategy.barrier("features")
+        prepare(cache)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decide whether to look this time; the sanity check is none of it."""
+        self._looking = not trainer.sanity_checking and self._validations % self.every == 0
+        self._validations += not trainer.sanity_checking
+        self._start(_ours(pl_module))
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A test is always looked at."""
+        self._looking = True
+        self._start(_ours(pl_module))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: RestorationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """See the batch."""
+        if self._looking:
+            self.see(trainer, _ours(pl_module), batch)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Conclude a validation."""
+        if self._looking:
+            self.conclude(trainer, _ours(pl_module), "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Conclude a test."""
+        self.conclude(trainer, _ours(pl_module), "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of validations, so that a resumed run looks at the same ones."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume it."""
+        self._validations = state_dict["validations"]
+
+    def _start(self, module: RestorationModule) -> None:
+        if self.distances is not None:
+            self.distances.to(module.device).reset()
+
+    def log_distances(self, module: RestorationModule, stage: str) -> dict[str, Tensor]:
+        """Compute the Fréchet distances on all ranks and log them as ``stage/fid…/set``."""
+        if self.distances is None:
+            return {}
+        score = score_name(self.features)
+        values = self.distances.compute()
+        module.log_dict({f"{stage}/{score}/{name}": value for name, value in values.items()})
+        return values
+
+
+def _ours(module: LightningModule) -> RestorationModule:
+    if not isinstance(module, RestorationModule):
+        raise ValueError(f"this callback looks at a RestorationModule, got {type(module).__name__}")
+    return module
+
+
+def score_name(features: nn.Module | None) -> str:
+    """What the distance is called: ``fid`` for Inception-v3 alone, else with the network's name."""
+    return getattr(features, "score_name", f"fid_{type(features).__name__.lower()}")
+
+
+def publish(trainer: Trainer, name: str, picture: Tensor) -> Path:
+    """Write a uint8 picture (C, H, W) on rank zero, as ``{log_dir}/images/{name}-{step}.png``, and to loggers."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir) / "images"
+    path = folder / f"{name}-{trainer.global_step:08d}.png"
+    if trainer.is_global_zero:
+        save_picture(picture, path)
+        for logger in trainer.loggers:
+            _offer(logger, name, picture, trainer.global_step)
+    return path
+
+
+def _offer(logger: Logger, name: str, picture: Tensor, step: int) -> None:
+    if hasattr(logger, "log_image"):
+        logger.log_image(key=name, images=[picture.permute(1, 2, 0).numpy()], step=step)
+    elif hasattr(getattr(logger, "experiment", None), "add_image"):
+        logger.experiment.add_image(name, picture, step)  # type: ignore[attr-defined]

@@ -1,0 +1,103 @@
+"""Generation during validation: a grid, a trajectory, and the Fréchet distance of generated from held-out images."""
+
+import torch
+from lightning.pytorch import Trainer
+from rich import get_console
+from torch import Tensor, nn
+
+from diffusion_lightning.callbacks.base import Look, publish, score_name
+from diffusion_lightning.images import grid, sheet
+from diffusion_lightning.module import RestorationModule
+from diffusion_lightning.rng import image_generators
+from diffusion_lightning.samplers.base import Sampler, Step
+from diffusion_lightning.types import RestorationBatch
+
+
+class Generation(Look):
+    """Walks images from the prior to t = 0; image i is the same every time, for any number of devices.
+
+    Args:
+        images: Images to generate.
+        pictures: How many of them to show in the grid.
+        trajectories: How many of them to show along the walk.
+        features: The network of the Fréchet distance from the held-out images; none is computed if None.
+        sampler: How to walk; as the model says if None.
+        batch_size: Images generated at once on a device.
+        every: Look at every so many validations.
+        seed: Of the draws of the prior and the sampler.
+    """
+
+    def __init__(
+        self,
+        images: int = 64,
+        pictures: int = 64,
+        trajectories: int = 4,
+        features: nn.Module | None = None,
+        sampler: Sampler | None = None,
+        batch_size: int = 64,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(["generated"], features, every)
+        self.images = images
+        self.pictures = min(pictures, images)
+        self.trajectories = min(trajectories, images, batch_size)
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def see(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
+        """Take the features of the real images."""
+        assert batch.index is not None
+        if self.distances is not None:
+            self.distances.update_real(batch.clean[batch.index >= 0])
+
+    def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+        """Generate this rank's share, log the distance, and draw."""
+        share = range(trainer.global_rank, self.images, trainer.world_size)
+        kept: list[Tensor] = []
+        walk: list[Step] = []
+        for start in range(0, len(share), self.batch_size):
+            indices = share[start : start + self.batch_size]
+            images = self._generate(module, indices, walk if start == 0 else None)
+            kept.append(images)
+            if self.distances is not None:
+                self.distances.update("generated", images)
+        distances = self.log_distances(module, stage)
+        shown = self._gather(module, torch.cat(kept) if kept else None)
+        if trainer.is_global_zero:
+            path = publish(trainer, "generated", grid(shown))
+            strip = torch.stack([step.x[: self.trajectories] for step in _spread(walk, 9)], 1)
+            publish(trainer, "trajectory", sheet(strip, [f"t={step.t:.2f}" for step in _spread(walk, 9)]))
+            value = distances.get("generated")
+            score = "" if value is None else f"{score_name(self.features)} of {self.images} generated: {value:.3f}  "
+            get_console().print(f"{score}{path}")
+
+    def _generate(self, module: RestorationModule, indices: range, walk: list[Step] | None) -> Tensor:
+        generators = image_generators(self.seed, indices, "generation")
+        x, params = module.prior.sample(module.degradation, generators, module.device)
+        listener = None if walk is None else walk.append
+        steps = image_generators(self.seed, indices, "walk")  # as predict_step has them
+        return module.walk(x, 1.0, params, steps, self.sampler, listener)
+
+    def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:
+        """The first ``pictures`` images in order, on every rank: rank r has made images r, r + world size, …"""
+        world = module.trainer.world_size
+        each = -(-self.pictures // world)
+        if world == 1:
+            assert images is not None
+            return images[: self.pictures]
+        shape = module.prior.state["shape"].tolist()
+        mine = torch.zeros(each, *shape, device=module.device)
+        if images is not None:
+            mine[: len(images)] = images[:each]
+        everyone = module.all_gather(mine)
+        assert isinstance(everyone, Tensor)
+        return everyone.transpose(0, 1).flatten(0, 1)[: self.pictures]
+
+
+def _spread(steps: list[Step], number: int) -> list[Step]:
+    """At most ``number`` of the steps, evenly spread and with both ends."""
+    if len(steps) <= number:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (number - 1))] for i in range(number)]

@@ -1,0 +1,43 @@
+"""Writes the pictures that `predict`, `generate` and `restore` make, each under its own name, as they come."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from diffusion_lightning.images import save_picture
+from diffusion_lightning.types import RestorationBatch
+
+
+class PictureWriter(BasePredictionWriter):
+    """Writes every predicted image as a PNG; each rank writes its own.
+
+    Args:
+        output: The folder; ``predictions`` under the trainer's root if None.
+        names: The name of image i without its suffix; its number by default.
+    """
+
+    def __init__(self, output: str | None = None, names: Sequence[str] | None = None) -> None:
+        super().__init__("batch")
+        self.output = output
+        self.names = names
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Any,
+        batch: RestorationBatch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the images of a batch."""
+        assert batch.index is not None
+        folder = Path(self.output) if self.output else Path(trainer.default_root_dir) / "predictions"
+        for image, number in zip(prediction, batch.index.tolist(), strict=True):
+            name = self.names[number] if self.names is not None else f"{number:06d}"
+            save_picture(image, folder / f"{name}.png")

@@ -1,0 +1,155 @@
+"""The command line: LightningCLI's fit, validate, test and predict, and preview, generate and restore.
+
+Values come from the command line, else from YAML, else from the checkpoint's hyperparameters, else from the defaults.
+"""
+
+import os
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# Short class names on the command line and in YAML are those of the imported subclasses.
+import diffusion_lightning.callbacks
+import diffusion_lightning.denoisers
+import diffusion_lightning.metrics  # noqa: F401
+from diffusion_lightning.callbacks import PictureWriter
+from diffusion_lightning.data import DegradationDataModule
+from diffusion_lightning.module import RestorationModule
+from diffusion_lightning.trainer import DiffusionTrainer
+
+WITHOUT_DATA = ("generate", "restore")
+WITHOUT_LOGS = ("generate", "restore", "preview", "predict")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Say what is wrong with which argument, and leave with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        sys.stderr.write(f"error: {one_line(message)} (see --help)\n")
+        raise SystemExit(2)
+
+
+class DiffusionCLI(LightningCLI):
+    """The LightningCLI of this package."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        self._subcommand_in_making = ""
+        super().__init__(
+            RestorationModule,
+            DegradationDataModule,
+            subclass_mode_data=True,
+            trainer_class=DiffusionTrainer,
+            parser_class=Parser,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"version": version("diffusion-lightning")},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's without tune, and ours; the arguments that are objects are left out."""
+        ours = {"generate", "restore", "preview"}
+        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in ours}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._subcommand_in_making = subcommand
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in WITHOUT_LOGS:
+            parser.set_defaults({"trainer.logger": False})
+        return parser
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's, with data that generate and restore can do without."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_lightning_class_args(self._model_class, "model")
+        required = self._subcommand_in_making not in WITHOUT_DATA
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Let a checkpoint's hyperparameters be the defaults, so that YAML and the command line override them."""
+        words = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        path = _value_of("--ckpt_path", words)
+        subcommand = next((word for word in words if word in self._subcommand_parsers), None)
+        if path is not None and subcommand is not None and path not in ("last", "best", "hpc"):
+            defaults = {f"model.{key}": value for key, value in _hyperparameters(path).items()}
+            self._subcommand_parsers[subcommand].set_defaults(defaults)
+        super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
+
+    def before_instantiate_classes(self) -> None:
+        """Save the configuration of runs only."""
+        if self.subcommand in WITHOUT_LOGS:
+            self.save_config_callback = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> DiffusionTrainer:
+        """`predict` writes its pictures."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(PictureWriter())  # type: ignore[attr-defined]
+        return trainer  # type: ignore[return-value]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends in one line and status 1 or 2.
+
+    Args:
+        args: The words after the program's name; those of the process if None.
+    """
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
+    warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # pictures carry their own index
+    try:
+        DiffusionCLI(args=list(args) if args is not None else None)
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
+            raise
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
+        raise SystemExit(1) from error
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks and terminal colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _hyperparameters(path: str) -> dict[str, Any]:
+    """What the command line said when the checkpoint was made.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no checkpoint of this package.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}: give the path of a .ckpt file that `fit` wrote")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if "state_dict" not in checkpoint:
+            raise KeyError("state_dict")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a checkpoint: give a .ckpt file that `fit` wrote") from error
+    return {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if not key.startswith("_")}

@@ -1,0 +1,122 @@
+"""Where the walks of `generate` and `restore` start: drawn from the prior, or a user's own degraded pictures."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from diffusion_lightning.images import from_uint8, read_picture
+from diffusion_lightning.rng import image_generators
+from diffusion_lightning.types import RestorationBatch
+
+
+class Starts(LightningDataModule):
+    """Yields batches of x_t for ``predict``; every rank takes each world-size-th image.
+
+    Args:
+        number: Images in all.
+        batch_size: Images at once on a device.
+    """
+
+    def __init__(self, number: int, batch_size: int) -> None:
+        super().__init__()
+        if number < 1 or batch_size < 1:
+            raise ValueError(f"number={number}, batch_size={batch_size}: both must be at least 1")
+        self.number = number
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def batches(self, indices: Sequence[int]) -> Iterator[Any]:
+        """What the batches of these images are made from, as tensors on the CPU."""
+
+    @abstractmethod
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> RestorationBatch:
+        """The batch itself, on the device."""
+
+    def predict_dataloader(self) -> DataLoader:
+        """This rank's share."""
+        assert self.trainer is not None
+        share = range(self.trainer.global_rank, self.number, self.trainer.world_size)
+        return DataLoader(_Share(self, share), batch_size=None)
+
+
+class Drawn(Starts):
+    """Images drawn from the module's prior: image i is the same for any batch size and number of devices.
+
+    Args:
+        number: Images in all.
+        batch_size: Images at once on a device.
+        seed: Of the draws.
+    """
+
+    def __init__(self, number: int, batch_size: int, seed: int) -> None:
+        super().__init__(number, batch_size)
+        self.seed = seed
+
+    def batches(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """The images' numbers."""
+        for start in range(0, len(indices), self.batch_size):
+            yield torch.tensor(indices[start : start + self.batch_size])
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> RestorationBatch:
+        """x_1 from the prior."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        generators = image_generators(self.seed, batch, "generation")
+        x, params = module.prior.sample(module.degradation, generators, module.device)
+        return RestorationBatch(x, x, torch.ones(len(x), device=x.device), None, params, batch)
+
+
+class Given(Starts):
+    """A user's degraded pictures at their own sizes; those of one size share batches.
+
+    Args:
+        paths: The files.
+        channels: 1, 3 or 4, as the network was trained.
+        severity: The t that they are taken to have, in (0, 1].
+        batch_size: Images at once on a device.
+    """
+
+    def __init__(self, paths: Sequence[Path], channels: int, severity: float, batch_size: int) -> None:
+        super().__init__(len(paths), batch_size)
+        if not 0 < severity <= 1:
+            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        self.paths = paths
+        self.channels = channels
+        self.severity = severity
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures, uint8, and their numbers."""
+        waiting: dict[torch.Size, list[tuple[Tensor, int]]] = {}
+        for index in indices:
+            picture = read_picture(self.paths[index], self.channels)
+            group = waiting.setdefault(picture.shape, [])
+            group.append((picture, index))
+            if len(group) == self.batch_size:
+                yield _stack(waiting.pop(picture.shape))
+        yield from map(_stack, waiting.values())
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
+        """The pictures as x_t; nothing is known of their draws."""
+        x = from_uint8(batch[0])
+        return RestorationBatch(x, x, torch.full((len(x),), self.severity, device=x.device), None, {}, batch[1])
+
+
+class _Share(IterableDataset):
+    """Batches made in the process that uses them: iterable, so that Lightning does not share them out once more."""
+
+    def __init__(self, starts: Starts, indices: Sequence[int]) -> None:
+        self.starts = starts
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.starts.batches(self.indices)
+
+
+def _stack(group: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([picture for picture, _ in group]), torch.tensor([index for _, index in group])

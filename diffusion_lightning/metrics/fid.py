@@ -1,0 +1,118 @@
+"""The Fréchet distance between two sets of images in a network's features (FID, 1706.08500)."""
+
+from typing import Self
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from diffusion_lightning.images import to_uint8
+
+
+class Inception(nn.Module):
+    """The Inception-v3 of the original FID (torch-fidelity's port), fed with uint8 images of 1, 3 or 4 channels.
+
+    Grey images are repeated to RGB and alpha is left out. The weights are loaded at the first use.
+
+    Args:
+        weights_path: The file ``pt_inception-2015-12-05-6726825d.pth``; downloaded if None.
+    """
+
+    num_features = 2048
+    score_name = "fid"
+
+    def __init__(self, weights_path: str | None = None) -> None:
+        super().__init__()
+        self.weights_path = weights_path
+        self.network: nn.Module | None = None
+
+    def prepare(self, cache_dir: str) -> None:
+        """Load the weights.
+
+        Raises:
+            FileNotFoundError: They are not where ``weights_path`` says, or cannot be downloaded.
+        """
+        if self.network is not None:
+            return
+        try:
+            metric = FrechetInceptionDistance(self.num_features, feature_extractor_weights_path=self.weights_path)
+        except (URLError, OSError, ModuleNotFoundError) as error:
+            raise FileNotFoundError(
+                f"FID needs the weights of Inception-v3 ({error}): download pt_inception-2015-12-05-6726825d.pth where "
+                "there is a network and name it by the callback's features.init_args.weights_path, "
+                "or choose other features"
+            ) from error
+        self.network = metric.inception.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 2048) of uint8 images (B, C, H, W)."""
+        assert self.network is not None, "call prepare first"
+        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
+        return self.network(rgb)
+
+
+class FrechetDistances:
+    """Distances of several sets of images from one set of real ones; the features of the real ones are taken once.
+
+    Args:
+        features: Any module from uint8 images (B, C, H, W) to features (B, num_features). It is kept frozen, in eval
+            mode, and belongs to no module whose weights are trained, averaged or saved.
+        names: The sets.
+
+    Raises:
+        ValueError: The features do not say their ``num_features``.
+    """
+
+    def __init__(self, features: nn.Module, names: list[str]) -> None:
+        number = getattr(features, "num_features", None)
+        if not isinstance(number, int):
+            raise ValueError(
+                f"the features {type(features).__name__} need an attribute num_features: the length of their output"
+            )
+        self.features = features.eval().requires_grad_(False)
+        self.distances = {name: FrechetInceptionDistance(_Given(number)) for name in names}
+
+    def to(self, device: torch.device) -> Self:
+        """Move the features and the statistics."""
+        self.features.to(device)
+        for distance in self.distances.values():
+            distance.to(device)
+        return self
+
+    @torch.no_grad()
+    def update_real(self, images: Tensor) -> None:
+        """Add real images (B, C, H, W) in [-1, 1]."""
+        if len(images):
+            given = self._extract(images)
+            for distance in self.distances.values():
+                distance.update(given, real=True)
+
+    @torch.no_grad()
+    def update(self, name: str, images: Tensor) -> None:
+        """Add images (B, C, H, W) in [-1, 1] to the set of this name."""
+        if len(images):
+            self.distances[name].update(self._extract(images), real=False)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The distance of each set, over all ranks."""
+        return {name: distance.compute() for name, distance in self.distances.items()}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        for distance in self.distances.values():
+            distance.reset()
+
+    def _extract(self, images: Tensor) -> Tensor:
+        return self.features(to_uint8(images)).float().flatten(1)
+
+
+class _Given(nn.Module):
+    """Stands for the network where the features are given already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, given: Tensor) -> Tensor:
+        return given.flatten(1)[:, : self.num_features]

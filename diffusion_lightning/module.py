@@ -1,0 +1,172 @@
+"""The LightningModule: it owns the five parts, trains the denoiser by the restoration loss, and walks back to t = 0."""
+
+from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.losses import L1, RestorationLoss
+from diffusion_lightning.parameterization import X0, Parameterization
+from diffusion_lightning.priors import ChannelMeans, Prior
+from diffusion_lightning.rng import image_generators
+from diffusion_lightning.samplers.base import Sampler, Step
+from diffusion_lightning.samplers.ddim import ProbabilityFlow
+from diffusion_lightning.schedules import per_image
+from diffusion_lightning.times import Grid, TimeLaw
+from diffusion_lightning.types import Generators, Params, RestorationBatch
+
+
+class RestorationModule(LightningModule):
+    """A denoiser that learns to undo a degradation, and what it takes to generate with it.
+
+    Args:
+        degradation: How x_t is made from x_0.
+        denoiser: The network F(x_t, t), images in and out of the same shape.
+        parameterization: What F predicts; x_0 by default.
+        loss: The distance and the weight of the restoration loss; L1 by default.
+        sampler: How to walk from degraded to clean; the probability flow with the degradation's own steps by default.
+        prior: Where generation starts; a Gaussian on the channel means by default.
+        times: Which severities training draws; t = k/T with uniform k by default.
+        optimizer: Built with the denoiser's parameters; AdamW with learning rate 1e-3 by default.
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
+            ReduceLROnPlateau is stepped after each validation instead.
+    """
+
+    def __init__(
+        self,
+        degradation: Degradation,
+        denoiser: nn.Module,
+        parameterization: Parameterization | None = None,
+        loss: RestorationLoss | None = None,
+        sampler: Sampler | None = None,
+        prior: Prior | None = None,
+        times: TimeLaw | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        _drop_live_objects(self.hparams)
+        self.degradation = degradation
+        self.denoiser = denoiser
+        self.parameterization = parameterization or X0()
+        self.loss = loss or L1()
+        self.sampler = sampler or ProbabilityFlow()
+        self.prior = prior or ChannelMeans()
+        self.times = times or Grid()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.on_walk_step: Callable[[Step], None] | None = None  # follows the walks of predict_step
+        self.walk_seed = 0
+        for part in (self.parameterization, self.loss, self.sampler):
+            part.check(degradation)
+
+    def forward(self, x: Tensor, t: Tensor, condition: dict[str, Any] | None = None) -> Tensor:
+        """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,)."""
+        numbers = self.parameterization.coefficients(self.degradation, t)
+        with self._precision():
+            output = self.denoiser((per_image(numbers.scale_in, x) * x).to(self._network_dtype(x)), t)
+        with torch.autocast(x.device.type, enabled=False):
+            output = output.to(torch.promote_types(x.dtype, torch.float32))
+            return per_image(numbers.skip, output) * x + per_image(numbers.out, output) * output
+
+    def walk(
+        self,
+        x: Tensor,
+        start: float = 1.0,
+        params: Params | None = None,
+        generator: Generators = None,
+        sampler: Sampler | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Tensor:
+        """Walk the images x (B, C, H, W) from the severity ``start`` to 0: generation and restoration alike.
+
+        Args:
+            x: The images at ``start``.
+            start: Their severity, in (0, 1].
+            params: The degradation's draws that made them, as far as they are known.
+            generator: For samplers that add noise.
+            sampler: The rule; the module's own if None.
+            on_step: Called with every step of the walk.
+        """
+        rule = sampler or self.sampler
+        return rule(self, self.degradation, x, params, generator, start, on_step=on_step)
+
+    def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
+        """The restoration loss of a batch."""
+        restored = self(batch.degraded, batch.t, batch.condition)
+        loss = self.loss(restored, batch.clean, batch.t, self.degradation).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.t))
+        return loss
+
+    def validation_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The restoration loss of held-out images, each at its own fixed t."""
+        self._log_loss("val", batch)
+
+    def test_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The same of the test images."""
+        self._log_loss("test", batch)
+
+    def predict_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """The images at the end of the walk from ``batch.degraded``, which all lie at the same t."""
+        generators = None if batch.index is None else image_generators(self.walk_seed, batch.index, "walk")
+        return self.walk(batch.degraded, float(batch.t[0]), batch.params, generators, on_step=self.on_walk_step)
+
+    def on_fit_start(self) -> None:
+        """Fit the prior once, on rank zero, and give every rank the result."""
+        if self.prior.fitted:
+            return
+        images = getattr(getattr(self.trainer, "datamodule", None), "clean_images", None)
+        if images is None:
+            raise ValueError(
+                "the prior is fitted to the data: use a DegradationDataModule, or call prior.fit before fit"
+            )
+        if self.trainer.is_global_zero:
+            self.prior.fit(images(self.prior.split, self.prior.limit), self.degradation)
+        self.prior.state = self.trainer.strategy.broadcast(self.prior.state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the fitted prior."""
+        checkpoint["prior"] = self.prior.state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read the fitted prior."""
+        self.prior.state = checkpoint.get("prior", {})
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler if there is one."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _log_loss(self, stage: str, batch: RestorationBatch) -> None:
+        each = self.loss(self(batch.degraded, batch.t, batch.condition), batch.clean, batch.t, self.degradation)
+        if batch.index is not None:
+            each = each[batch.index >= 0]
+        if len(each):
+            self.log(f"{stage}/loss", each.mean(), prog_bar=True, batch_size=len(each), sync_dist=True)
+
+    def _network_dtype(self, x: Tensor) -> torch.dtype:
+        return next((p.dtype for p in self.denoiser.parameters() if p.is_floating_point()), x.dtype)
+
+    def _precision(self) -> Any:
+        """The trainer's autocast for the network: callback hooks run outside it."""
+        return self._trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()
+
+
+def _drop_live_objects(hparams: MutableMapping[str, Any]) -> None:
+    """Keep only what YAML could say: a module built in Python would pickle its parts into every checkpoint."""
+    plain = (bool, int, float, str, dict, list, tuple, type(None))
+    for name in [name for name, value in hparams.items() if not isinstance(value, plain)]:
+        del hparams[name]
