@@ -95,7 +95,7 @@ class DiffusionTrainer(Trainer):
         module.sampler = _sampler(sampler or module.sampler, steps)
         if module.degradation.hidden_params and not isinstance(module.sampler, Direct):
             get_console().print(
-                f"What {type(module.degradation).__name__} drew for these pictures, which a walk needs, cannot be known: "
+                f"A walk needs what {type(module.degradation).__name__} drew for these pictures, which is not known: "
                 "restoring them in one step (Direct)."
             )
             module.sampler = Direct()
