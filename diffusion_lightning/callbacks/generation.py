@@ -6,10 +6,10 @@ from rich import get_console
 from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.base import Look, publish, score_name
-from diffusion_lightning.images import grid, sheet
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers.base import Sampler, Step
+from diffusion_lightning.sheets import grid, sheet
 from diffusion_lightning.types import RestorationBatch
 
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.base import Look, publish, score_name
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.images import sheet
 from diffusion_lightning.metrics.restoration import RestorationScores
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers.base import Sampler, Step
+from diffusion_lightning.sheets import sheet
 from diffusion_lightning.types import RestorationBatch
 
 STATES = ("degraded", "direct", "sampled")
