@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diffusion_lightning.images import from_uint8
 from diffusion_lightning.sheets import grid, sheet
 
 
