@@ -134,7 +134,7 @@ def one_line(message: str) -> str:
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, [*words, None][1:], strict=True):
         if word == flag:
             return following
         if word.startswith(f"{flag}="):

@@ -147,7 +147,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             items,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=order,
             drop_last=drop_last,
             num_workers=self.num_workers,
