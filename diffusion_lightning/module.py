@@ -159,7 +159,9 @@ class RestorationModule(LightningModule):
         if batch.index is not None:
             each = each[batch.index >= 0]
         if len(each):
-            self.log(f"{stage}/loss", each.mean(), prog_bar=True, batch_size=len(each), sync_dist=True)
+            # Lightning averages the integer counts of the ranks and rounds: multiples of their number stay exact.
+            count = len(each) * self.trainer.world_size
+            self.log(f"{stage}/loss", each.mean(), prog_bar=True, batch_size=count, sync_dist=True)
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         return next((p.dtype for p in self.denoiser.parameters() if p.is_floating_point()), x.dtype)

@@ -1,0 +1,151 @@
+"""The command line inside the test process, and the smallest parts that make a model."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion_lightning import RestorationModule, cli
+from diffusion_lightning.data import DegradationDataModule
+from diffusion_lightning.datasets import PictureDataset, StoredPictures
+from diffusion_lightning.degradations import GaussianBlur
+from diffusion_lightning.schedules import per_image
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DEBUG = str(CONFIGS / "debug.yaml")
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FORKS = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+
+
+class Tiny(nn.Module):
+    """F(x, t): a convolution, and one number a channel that t scales. A batch norm gives it buffers, if asked for."""
+
+    def __init__(self, channels: int = 1, norm: bool = False) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.norm = nn.BatchNorm2d(channels) if norm else nn.Identity()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + per_image(t, x) * self.shift[:, None, None]
+
+
+class Stored(DegradationDataModule):
+    """``number`` random pictures, and as many others held out."""
+
+    def __init__(self, number: int = 8, shape: Sequence[int] = (1, 8, 8), **settings: Any) -> None:
+        super().__init__(**settings)
+        self.number, self.shape = number, tuple(shape)
+
+    def make_dataset(self, train: bool) -> PictureDataset:
+        generator = torch.Generator().manual_seed(int(train))
+        pictures = torch.randint(0, 256, (self.number, *self.shape), generator=generator, dtype=torch.uint8)
+        return StoredPictures(pictures)
+
+
+def blur(**settings: Any) -> GaussianBlur:
+    return GaussianBlur(**{"steps": 4, "kernel_size": 5, "std": 1.0, "schedule": "constant"} | settings)
+
+
+def tiny_module(**parts: Any) -> RestorationModule:
+    return RestorationModule(**{"degradation": blur(), "denoiser": Tiny()} | parts)
+
+
+def tiny_trainer(root: Path, *callbacks: Callback, **settings: Any) -> Trainer:
+    quiet = {
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(**quiet | settings, default_root_dir=str(root), callbacks=list(callbacks))
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[Path]:
+    """Relative paths, and the run's seed in the environment, end with the block."""
+    before, seed = Path.cwd(), os.environ.get("PL_GLOBAL_SEED")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        yield folder
+    finally:
+        os.chdir(before)
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        if seed is not None:
+            os.environ["PL_GLOBAL_SEED"] = seed
+
+
+def run(folder: Path, *words: object) -> None:
+    """``diffusion-lightning words`` in a folder; a failure shows as an exception."""
+    with working_in(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFUSION_LIGHTNING_TRACEBACK", "1")
+        patch.setattr("sys.argv", ["diffusion-lightning"])
+        cli.main([str(word) for word in words])
+
+
+class Failure(NamedTuple):
+    """How the command line ended."""
+
+    status: int
+    errors: list[str]
+    text: str
+
+
+def fail(folder: Path, capsys: pytest.CaptureFixture[str], *words: object) -> Failure:
+    """Run what must fail: its exit status, the lines of standard error that say ``error:``, and all of both streams."""
+    capsys.readouterr()
+    with working_in(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["diffusion-lightning"])
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(word) for word in words])
+    streams = capsys.readouterr()
+    errors = [line for line in streams.err.splitlines() if line.startswith("error:")]
+    assert isinstance(end.value.code, int)
+    return Failure(end.value.code, errors, streams.out + streams.err)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def picture(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def write_pictures(folder: Path, number: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> list[Path]:
+    """Random PNGs of (height, width) in a Pillow mode."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, bands = np.random.default_rng(0), len(Image.new(mode, (1, 1)).getbands())
+    paths = [folder / f"picture_{i:02d}.png" for i in range(number)]
+    for path in paths:
+        values = rng.integers(0, 256, (*size, bands), dtype=np.uint8)
+        Image.fromarray(values[..., 0] if bands == 1 else values).save(path)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def debug_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which ``fit --config configs/debug.yaml`` ran."""
+    folder = tmp_path_factory.mktemp("debug")
+    run(folder, "fit", "--config", DEBUG, *QUIET)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(debug_run: Path) -> Path:
+    """Its checkpoint."""
+    return debug_run / "runs/debug/checkpoints/last.ckpt"

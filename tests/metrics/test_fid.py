@@ -1,0 +1,170 @@
+"""Fréchet distances against the closed form for Gaussians, and the Inception-v3 features without a network."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torch_fidelity.feature_extractor_inceptionv3 as inceptionv3
+from torch import Tensor, nn
+
+from diffusion_lightning.images import from_uint8
+from diffusion_lightning.metrics import DigitsClassifier, FrechetDistances, Inception
+
+
+class Pixels(nn.Module):
+    """The pixels are the features; counts its calls."""
+
+    num_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.dropout = nn.Dropout()
+        self.calls = 0
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        assert pictures.dtype == torch.uint8
+        self.calls += 1
+        return self.dropout(pictures.flatten(1) * self.scale)
+
+
+def gaussian(number: int, mean: float, deviations: list[float], seed: int) -> Tensor:
+    """Images (N, 1, 2, 2) on whole grey levels."""
+    z = torch.randn(number, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    levels = (mean + z * torch.tensor(deviations)).round().clamp(0, 255).to(torch.uint8)
+    return from_uint8(levels.view(-1, 1, 2, 2))
+
+
+def closed_form(a: Tensor, b: Tensor) -> float:
+    """|μ − ν|² + tr(A + B − 2 (A^½ B A^½)^½) of two samples."""
+    a, b = (((images.double() + 1) * 127.5).flatten(1) for images in (a, b))
+    values, vectors = torch.linalg.eigh(torch.cov(a.T))
+    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ torch.cov(b.T) @ root).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * cross).item()
+
+
+REAL = gaussian(20_000, 100, [10, 20, 5, 8], seed=1)
+FAKE = gaussian(20_000, 130, [20, 10, 5, 8], seed=2)
+
+
+def distances(*names: str) -> FrechetDistances:
+    return FrechetDistances(Pixels(), list(names or ["a"]))
+
+
+def test_distance_of_two_gaussians_is_the_closed_form() -> None:
+    fid = distances()
+    fid.update_real(REAL)
+    fid.update("a", FAKE)
+    got = fid.compute()["a"].item()
+    assert got == pytest.approx(closed_form(REAL, FAKE), rel=1e-4)
+    assert got == pytest.approx(4 * 30**2 + 2 * (20 - 10) ** 2, rel=0.01)  # of the laws that were drawn from
+
+
+def test_streaming_equals_one_batch() -> None:
+    whole, streamed = distances(), distances()
+    whole.update_real(REAL[:1000])
+    whole.update("a", FAKE[:900])
+    for part in REAL[:1000].split(170):
+        streamed.update_real(part)
+    streamed.update("a", FAKE[:0])
+    for part in FAKE[:900].split(7):
+        streamed.update("a", part)
+    assert streamed.compute()["a"].item() == pytest.approx(whole.compute()["a"].item(), rel=1e-5)
+
+
+def test_features_of_real_images_are_taken_once_for_all_sets() -> None:
+    fid = distances("a", "b", "c")
+    assert isinstance(fid.features, Pixels)
+    fid.update_real(REAL[:100])
+    assert fid.features.calls == 1
+    for name in "abc":
+        fid.update(name, REAL[:100] if name == "a" else FAKE[:100])
+    assert fid.features.calls == 4
+    values = fid.compute()
+    assert values["a"].item() == pytest.approx(0, abs=1e-2)
+    assert values["b"].item() == values["c"].item() > 3000
+
+
+def test_reset_forgets_all_images() -> None:
+    fid = distances()
+    fid.update_real(FAKE[:200])
+    fid.update("a", FAKE[:200])
+    fid.reset()
+    fid.update_real(REAL[:200])
+    fid.update("a", FAKE[:100])
+    assert fid.compute()["a"].item() == pytest.approx(closed_form(REAL[:200], FAKE[:100]), rel=1e-4)
+
+
+def test_values_beyond_the_range_do_not_wrap_round() -> None:
+    clamped, beyond = distances(), distances()
+    for fid, images in ((clamped, (FAKE[:200] + 1).clamp(-1, 1)), (beyond, FAKE[:200] + 1)):
+        fid.update_real(REAL[:200])
+        fid.update("a", images)
+    assert clamped.compute()["a"].item() == beyond.compute()["a"].item()
+
+
+def test_of_one_image_the_distance_is_undefined_but_no_run_is_lost() -> None:
+    fid = distances("a", "b")
+    fid.update_real(REAL[:5])
+    fid.update("a", FAKE[:1])
+    fid.update("b", FAKE[:5])
+    with pytest.warns(UserWarning, match="at least 2"):
+        values = fid.compute()
+    assert values["a"].isnan()
+    assert values["b"].isfinite()
+
+
+def test_features_are_frozen_and_in_eval_mode() -> None:
+    features = Pixels().train()
+    fid = FrechetDistances(features, ["a"])
+    assert not features.training
+    assert not features.dropout.training
+    assert not features.scale.requires_grad
+    fid.update_real(REAL[:10])
+    assert features.scale.grad is None
+
+
+def test_features_without_a_known_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Flatten.*num_features"):
+        FrechetDistances(nn.Flatten(), ["a"])
+
+
+def test_inception_offline_is_one_error_that_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **settings: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(inceptionv3, "load_state_dict_from_url", offline)
+    with pytest.raises(FileNotFoundError, match=r"no route to host.*pt_inception-2015-12-05.*weights_path") as caught:
+        Inception().prepare(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inception_with_a_missing_file_names_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth.*weights_path"):
+        Inception(str(tmp_path / "nowhere.pth")).prepare(str(tmp_path))
+
+
+def test_inception_takes_1_3_and_4_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inceptionv3.torch, "load", lambda *args, **settings: {})
+    monkeypatch.setattr(inceptionv3.FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **settings: None)
+    weights = tmp_path / "random.pth"
+    weights.touch()
+    features = Inception(str(weights))
+    features.prepare(str(tmp_path))
+    rgba = torch.randint(0, 256, (1, 4, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        of_four, of_three = features(rgba), features(rgba[:, :3])
+        of_grey, of_repeated = features(rgba[:, :1]), features(rgba[:, :1].repeat(1, 3, 1, 1))
+    assert of_four.shape == (1, 2048)
+    assert of_four.isfinite().all()
+    torch.testing.assert_close(of_four, of_three)
+    torch.testing.assert_close(of_grey, of_repeated)
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+
+
+@pytest.mark.parametrize(("features", "name"), [(Inception(), "fid"), (DigitsClassifier(), "fid_digits")])
+def test_only_the_score_of_inception_is_called_fid(features: nn.Module, name: str) -> None:
+    assert features.score_name == name

@@ -1,0 +1,33 @@
+"""Every shipped configuration: complete, in order, and it trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from callbacks.runs import CONFIGS, QUIET, files, run
+
+PATHS = sorted(CONFIGS.rglob("*.yaml"))
+LIMITS = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", *QUIET]
+
+every_config = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+
+
+@every_config
+def test_it_is_complete_and_in_order(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# "), "a header says what the experiment is"
+    settings = yaml.safe_load(text)
+    assert list(settings) == ["seed_everything", "model", "data", "trainer"]
+    assert isinstance(settings["seed_everything"], int)
+    assert settings["trainer"]["default_root_dir"] == f"runs/{path.relative_to(CONFIGS).with_suffix('')}"
+
+
+@every_config
+def test_it_trains_a_step_and_leaves_a_checkpoint_under_its_root(path: Path, tmp_path: Path) -> None:
+    run(tmp_path, "fit", "--config", path, *LIMITS)
+    root = yaml.safe_load(path.read_text())["trainer"]["default_root_dir"]
+    made = files(tmp_path)
+    assert all(name.startswith(f"{root}/") for name in made), made
+    last = tmp_path / root / "checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 1
