@@ -2,6 +2,10 @@
 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.degradations.blur import GaussianBlur
+from diffusion_lightning.degradations.compose import Compose
+from diffusion_lightning.degradations.desaturate import Desaturate
+from diffusion_lightning.degradations.fade import Fade
 from diffusion_lightning.degradations.noise import GaussianNoise
+from diffusion_lightning.degradations.pixelate import Pixelate
 
-__all__ = ["Degradation", "GaussianBlur", "GaussianNoise"]
+__all__ = ["Compose", "Degradation", "Desaturate", "Fade", "GaussianBlur", "GaussianNoise", "Pixelate"]
