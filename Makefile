@@ -18,8 +18,17 @@ help: ## list the targets
 setup: $(VENV)/.dev ## make .venv and install the package with its development tools
 
 demo: $(VENV)/.dev ## train small models on embedded pictures, cold and warm, and look at them (runs/)
-	$(CLI) fit --config configs/blur.yaml
+	@echo "1/4 generation: training configs/warm_blur.yaml"
 	$(CLI) fit --config configs/warm_blur.yaml
+	@echo "2/4 restoration: training configs/blur.yaml"
+	$(CLI) fit --config configs/blur.yaml
+	@echo "3/4 generating"
+	$(CLI) generate --ckpt_path runs/warm_blur/checkpoints/last.ckpt --number 64 --output runs/demo/generated
+	@echo "4/4 the table"
+	$(CLI) validate --config configs/blur.yaml --ckpt_path runs/blur/checkpoints/last.ckpt
+	@echo "restored digits:  $$(ls -t runs/blur/images/restored-*.png | head -n 1)"
+	@echo "generated digits: runs/demo/generated/grid.png"
+	@echo "and on the way:   $$(ls -t runs/warm_blur/images/trajectory-*.png | head -n 1)"
 
 # One thread a worker: PyTorch's threads would fight over the cores. A worker takes seconds to import torch, hence few of them.
 test: $(VENV)/.dev ## run the tests; pytest's own arguments go in ARGS: make test ARGS="-k blur -n 0"

@@ -84,6 +84,8 @@ class DiffusionCLI(LightningCLI):
         words = list(args) if isinstance(args, Sequence) else sys.argv[1:]
         path = _value_of("--ckpt_path", words)
         subcommand = next((word for word in words if word in self._subcommand_parsers), None)
+        if path is None and subcommand in WITHOUT_DATA and not {"--help", "-h"} & set(words):
+            raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and path not in ("last", "best", "hpc"):
             defaults = {f"model.{key}": value for key, value in _hyperparameters(path).items()}
             self._subcommand_parsers[subcommand].set_defaults(defaults)

@@ -60,7 +60,9 @@ class SNR(Weight):
         """min(α²/σ², clip) + shift."""
         time = t.double()
         ratio = (degradation.alpha(time) / degradation.sigma(time)) ** 2
-        return (ratio.clamp(max=self.clip) + self.shift).to(t.dtype)
+        if self.clip is not None:
+            ratio = ratio.clamp(max=self.clip)
+        return (ratio + self.shift).to(t.dtype)
 
 
 class RestorationLoss(ABC):

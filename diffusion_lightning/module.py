@@ -1,5 +1,6 @@
 """The LightningModule: it owns the five parts, trains the denoiser by the restoration loss, and walks back to t = 0."""
 
+import warnings
 from collections.abc import Callable, MutableMapping
 from contextlib import nullcontext
 from typing import Any
@@ -50,7 +51,10 @@ class RestorationModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        with warnings.catch_warnings():
+            # Not "ignore": under the command line these hold YAML, which the checkpoint needs.
+            warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")
+            self.save_hyperparameters()
         _drop_live_objects(self.hparams)
         self.degradation = degradation
         self.denoiser = denoiser

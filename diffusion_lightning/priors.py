@@ -83,14 +83,16 @@ class ChannelMeans(Prior):
         generator = rng.keyed_generator(seed, "prior")
         for clean in batches:
             params = degradation.sample_params(clean, generator)
-            means.append(degradation.operator(clean, torch.ones(len(clean)), params).mean((2, 3)))
+            ends = degradation.operator(clean, torch.ones(len(clean), device=clean.device), params)
+            means.append(ends.mean((2, 3)).cpu())
             shape = clean.shape[1:]
         if shape is None:
             raise ValueError("the prior was given no images to fit: the data set is empty")
         points = torch.cat(means).double()
+        components = min(self.components, len(points))
         if len(points) < 2:
             points = points.repeat(2, 1)  # the mixture wants two points; their covariance is then its regulariser
-        mixture = GaussianMixture(min(self.components, len(points)), random_state=seed).fit(points.numpy())
+        mixture = GaussianMixture(components, random_state=seed).fit(points.numpy())
         covariances = torch.as_tensor(mixture.covariances_, dtype=torch.float64)
         self.state = {
             "shape": torch.tensor(shape),
@@ -131,10 +133,16 @@ class HeldOut(Prior):
 
     def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
         """Keep the first ``number`` images."""
-        pictures = [to_uint8(clean) for clean in batches]
+        pictures, number = [], 0
+        for clean in batches:
+            pictures.append(to_uint8(clean).cpu())
+            number += len(clean)
+            if number >= self.limit:
+                break
         if not pictures:
             raise ValueError("the prior was given no images to keep: the validation set is empty")
-        self.state = {"pictures": torch.cat(pictures)[: self.limit]}
+        kept = torch.cat(pictures)[: self.limit]
+        self.state = {"shape": torch.tensor(kept.shape[1:]), "pictures": kept}
 
     def start(
         self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"

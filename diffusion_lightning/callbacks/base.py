@@ -19,11 +19,14 @@ class Look(Callback):
 
     Args:
         names: The sets of images that a Fréchet distance is computed of.
+        images: Images in each set.
         features: The network of the Fréchet distance; none is computed if None.
         every: Look at every so many validations.
     """
 
-    def __init__(self, names: list[str], features: nn.Module | None, every: int) -> None:
+    def __init__(self, names: list[str], images: int, features: nn.Module | None, every: int) -> None:
+        if images < 1 or (images < 2 and features is not None):
+            raise ValueError(f"images={images}: look at 1 at least, and at 2 where a Fréchet distance is computed")
         if every < 1:
             raise ValueError(f"every={every}: look at every validation (1) or more rarely")
         self.distances = FrechetDistances(features, names) if features is not None else None

@@ -5,16 +5,18 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
 class EMA(WeightAveraging):
     """Average the weights as θ̄ ← d θ̄ + (1 − d) θ with d = min(decay, (1 + n)/(10 + n)) at the n-th update.
 
-    Lightning's ``WeightAveraging`` with four faults mended: buffers are left alone; before the first update nothing is
-    swapped, so that a late start does not validate and save untrained weights; the average serves until the end of
-    validation, whatever the order of the callbacks; and the update is one fused operation. Checkpoints that are saved
-    with ``save_weights_only`` hold the raw weights: Lightning asks no callback for those.
+    Lightning's ``WeightAveraging`` with five faults mended: buffers are left alone; before the first update nothing is
+    swapped, so that a late start does not validate and save untrained weights; the average serves from the start to the
+    end of validation, whatever the order of the callbacks; a checkpoint written after the last step still holds the raw
+    weights for resuming; and the update is one fused operation. Checkpoints that are saved with ``save_weights_only``
+    hold the raw weights: Lightning asks no callback for those.
 
     Args:
         decay: The bound of d.
@@ -38,6 +40,12 @@ class EMA(WeightAveraging):
         """Whether this optimizer step counts."""
         return step_idx is not None and step_idx >= self.start_step and (step_idx + 1) % self.every_n_steps == 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average's copy of the model, and begin anew."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.updates, self._swapped = 0, False
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the model to its device: the copy was made before the model moved."""
         if self._average_model is not None:
@@ -49,34 +57,39 @@ class EMA(WeightAveraging):
         super().on_train_batch_end(trainer, pl_module, *args)
         self.updates += self._latest_update_step != before
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in place, before the epoch starts for the callbacks that come before this one."""
+        if trainer.state.fn == TrainerFn.FITTING and self.updates:
+            self._swap(pl_module, True)
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average in place."""
-        if self.updates and not self._swapped:
-            super().on_validation_epoch_start(trainer, pl_module)
-            self._swapped = True
+        """The average is in place already."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the average for the callbacks that come after this one."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the raw weights back."""
-        if self._swapped:
-            self._swapped = False
-            super().on_validation_epoch_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._swap(pl_module, False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the raw weights back if validation was cut short."""
         self.on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average in the model."""
+        """Leave the average in the model, and keep the raw weights for a checkpoint that is written now."""
         if self.updates:
-            super().on_train_end(trainer, pl_module)
+            self._swap(pl_module, True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the average as the model's weights, and the raw ones beside it for resuming."""
-        if self.updates and self._average_model is not None:
-            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if not self.updates or self._average_model is None:
+            return
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped:
+            average, raw = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = average, raw
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Resume both, where training goes on."""
@@ -91,6 +104,12 @@ class EMA(WeightAveraging):
         """Resume the number of updates."""
         super().load_state_dict(state_dict)
         self.updates = state_dict["updates"]
+
+    def _swap(self, module: LightningModule, average: bool) -> None:
+        """Have the average in the model, or the raw weights."""
+        if self._swapped != average:
+            self._swap_models(module)
+            self._swapped = average
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], number: Tensor | int) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))

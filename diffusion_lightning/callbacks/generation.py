@@ -38,7 +38,7 @@ class Generation(Look):
         every: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(["generated"], features, every)
+        super().__init__(["generated"], images, features, every)
         self.images = images
         self.pictures = min(pictures, images)
         self.trajectories = min(trajectories, images, batch_size)
@@ -66,12 +66,14 @@ class Generation(Look):
         distances = self.log_distances(module, stage)
         shown = self._gather(module, torch.cat(kept) if kept else None)
         if trainer.is_global_zero:
-            path = publish(trainer, "generated", grid(shown))
-            strip = torch.stack([step.x[: self.trajectories] for step in _spread(walk, 9)], 1)
-            publish(trainer, "trajectory", sheet(strip, [f"t={step.t:.2f}" for step in _spread(walk, 9)]))
             value = distances.get("generated")
-            score = "" if value is None else f"{score_name(self.features)} of {self.images} generated: {value:.3f}  "
-            get_console().print(f"{score}{path}")
+            told = [] if value is None else [f"{score_name(self.features)} of {self.images} generated: {value:.3f}"]
+            if self.pictures > 0:
+                told.append(str(publish(trainer, "generated", grid(shown))))
+            if self.trajectories > 0:
+                strip = torch.stack([step.x[: self.trajectories] for step in _spread(walk, 9)], 1)
+                publish(trainer, "trajectory", sheet(strip, [f"t={step.t:.2f}" for step in _spread(walk, 9)]))
+            get_console().print("  ".join(told), soft_wrap=True)
 
     def _generate(self, module: RestorationModule, indices: range, walk: list[Step] | None) -> Tensor:
         generators = image_generators(self.seed, indices, "generation")

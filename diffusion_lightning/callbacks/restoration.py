@@ -39,7 +39,7 @@ class RestorationTable(Look):
         sampler: Sampler | None = None,
         every: int = 1,
     ) -> None:
-        super().__init__(list(STATES), features, every)
+        super().__init__(list(STATES), images, features, every)
         self.images = images
         self.pictures = pictures
         self.sampler = sampler
@@ -86,10 +86,11 @@ class RestorationTable(Look):
         distances = self.log_distances(module, stage)
         for name, value in distances.items():
             table[name][score_name(self.features)] = value
+        if trainer.is_global_zero:
+            get_console().print(_rich(table, "Restoration of held-out images from t = 1"))
         if trainer.is_global_zero and self._shown:
             rows = {key: torch.cat([part[key] for part in self._shown])[: self.pictures] for key in self._shown[0]}
-            path = publish(trainer, "restored", sheet(rows))
-            get_console().print(_rich(table, f"Restoration of {self.images} held-out images from t = 1"), path)
+            get_console().print(publish(trainer, "restored", sheet(rows)), soft_wrap=True)
 
 
 def _rich(table: dict[str, dict[str, Tensor]], title: str) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
@@ -59,6 +60,14 @@ class DegradationDataModule(LightningDataModule, ABC):
     def seed(self) -> int:
         """The seed of all draws: the argument, or the run's."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self._seed is None else self._seed
+
+    def prepare_data(self) -> None:
+        """Find the pictures before the run writes anything, so that missing ones cost nothing."""
+        fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            self.dataset("train")
+        if not fitting or (self.trainer is not None and self.trainer.limit_val_batches):
+            self.dataset("val")
 
     def dataset(self, split: str) -> PictureDataset:
         """The pictures of ``train`` or ``val``, made at the first call.

@@ -41,6 +41,7 @@ class _Vision(DegradationDataModule):
         """Download in one process, so that the others find the files."""
         if self.download:
             self.make_dataset(train=True)
+        super().prepare_data()
 
     def make_dataset(self, train: bool) -> PictureDataset:
         """The training or the test part."""

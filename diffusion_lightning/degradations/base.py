@@ -107,7 +107,7 @@ class Degradation(nn.Module, ABC):
     def sigma(self, t: Tensor) -> Tensor:
         """σ_t (B,), the standard deviation of the noise at the times t (B,), in the dtype of t; σ_0 = 0."""
         u = grid_position(t, self.steps)
-        return torch.maximum(self.noise * u / self.steps, self.noise_floor * u.clamp(max=1)).to(t.dtype)
+        return torch.maximum(self.noise * (u / self.steps), self.noise_floor * u.clamp(max=1)).to(t.dtype)
 
     def alpha(self, t: Tensor) -> Tensor:
         """α_t (B,) where D_t(x) = α_t·x.

@@ -27,12 +27,12 @@ class Separable(Degradation):
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """A_h x A_wᵀ."""
         rows, columns = self._axes(x, t)
-        return self._apply(rows, x, columns)
+        return self._both_sides(rows, x, columns)
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """A_hᵀ y A_w."""
         rows, columns = self._axes(y, t)
-        return self._apply(rows.mT, y, columns.mT)
+        return self._both_sides(rows.mT, y, columns.mT)
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
         """Products of the singular values of the two axes' matrices."""
@@ -53,7 +53,7 @@ class Separable(Degradation):
             return rows, rows if width == height else self.increments(width, t, x)
 
     @staticmethod
-    def _apply(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+    def _both_sides(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             y = x + rows.unsqueeze(1) @ x
             return y + y @ columns.mT.unsqueeze(1)

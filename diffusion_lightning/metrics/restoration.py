@@ -56,8 +56,11 @@ def ssim(guess: Tensor, truth: Tensor) -> Tensor:
     side = min(truth.shape[-2:])
     if side < 3:
         raise ValueError(f"SSIM needs images of at least 3×3 pixels, got {tuple(truth.shape[-2:])}")
-    # torchmetrics derives the window from sigma, 2·int(3.5σ + .5) + 1 taps, and crops half a window at each border.
+    # torchmetrics derives the window from sigma, 2·int(3.5σ + .5) + 1 taps. Its own mean takes in the border, where the
+    # window hangs over the edge; Wang et al. (2004) and scikit-image leave that out.
     sigma = 1.5 if side >= 11 else ((side - 1) // 2 - 0.25) / 3.5
-    values = structural_similarity_index_measure(guess, truth, sigma=sigma, data_range=1.0, reduction="none")
-    assert isinstance(values, Tensor)
-    return torch.atleast_1d(values)
+    _, values = structural_similarity_index_measure(
+        guess, truth, sigma=sigma, data_range=1.0, reduction="none", return_full_image=True
+    )
+    border = int(3.5 * sigma + 0.5)
+    return values[..., border:-border, border:-border].flatten(1).mean(1)

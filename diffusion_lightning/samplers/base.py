@@ -1,7 +1,8 @@
 """The walk that every sampler shares: x_s = D_s(x̂_0) + κ (x_t − D_t(x̂_0)) + ζ η, from t down to s = 0."""
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ class Sampler(ABC):
         def at(t: float) -> Tensor:
             return torch.full((len(x),), t, dtype=dtype, device=x.device)
 
-        for t, s in zip(times, times[1:], strict=False):
+        for t, s in itertools.pairwise(times):
             x0 = denoise(x, at(t)).to(x.dtype)
             yield Step(t, x, x0)
             kappa, zeta = self.coefficients(degradation, t, s)
@@ -112,7 +113,7 @@ class Sampler(ABC):
             on_step: Called with every ``Step``.
             progress: Whether to show a progress bar.
         """
-        walk = self.trajectory(denoise, degradation, x, params, generator, start)
+        walk: Iterable[Step] = self.trajectory(denoise, degradation, x, params, generator, start)
         if progress:
             walk = track(walk, type(self).__name__, total=len(self.times(degradation, start)))
         for step in walk:

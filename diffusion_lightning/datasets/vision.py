@@ -1,0 +1,80 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision, from its own downloads or from files put there by hand."""
+
+import textwrap
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torchvision import datasets as torchvision_datasets
+
+from diffusion_lightning.datasets.base import StoredPictures, resize_pictures
+
+VisionName = Literal["MNIST", "FashionMNIST", "CIFAR10"]
+
+_IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+_CIFAR_FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
+
+
+class VisionDataset(StoredPictures):
+    """One of torchvision's small data sets, held in memory.
+
+    Without the internet, put the files under ``root`` yourself: for MNIST and FashionMNIST the four idx files,
+    unpacked, in ``root/NAME/raw``; for CIFAR10 the seven files of its archive in ``root/cifar-10-batches-py``. Debian
+    ships Fashion-MNIST as the package ``dataset-fashion-mnist``; gunzip its files (torchvision takes them only so)::
+
+        mkdir -p data/FashionMNIST/raw
+        for f in /usr/share/datasets/fashion-mnist/*.gz; do
+            gunzip -c "$f" > data/FashionMNIST/raw/$(basename "$f" .gz)
+        done
+
+    Args:
+        name: MNIST or FashionMNIST (70,000 grey pictures, 28×28), or CIFAR10 (60,000 RGB, 32×32).
+        root: folder of the data.
+        train: the training part, else the 10,000 of the test part.
+        download: fetch the data if they are not there.
+        size: side or (height, width) to which the pictures are stretched, bicubic and antialiased; null keeps theirs.
+
+    Raises:
+        FileNotFoundError: the data are not there, and were not to be or could not be downloaded.
+        ValueError: an unknown name, or damaged files.
+    """
+
+    def __init__(
+        self,
+        name: VisionName,
+        root: str | Path,
+        train: bool = True,
+        download: bool = False,
+        size: int | tuple[int, int] | None = None,
+    ) -> None:
+        if name not in get_args(VisionName):
+            raise ValueError(f"name must be one of {', '.join(get_args(VisionName))}, got {name}")
+        root = Path(root).expanduser()
+        folder, files = (
+            (root / "cifar-10-batches-py", _CIFAR_FILES) if name == "CIFAR10" else (root / name / "raw", _IDX_FILES)
+        )
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing and not download:
+            raise FileNotFoundError(
+                f"{name} is not in {root}: put {', '.join(missing)} into {folder}, or pass --data.download true"
+            )
+        try:
+            source = getattr(torchvision_datasets, name)(root, train=train, download=download)
+        except Exception as error:  # URLError, RuntimeError, and whatever the idx and pickle readers raise
+            reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+            if missing:
+                raise FileNotFoundError(
+                    f"{name} could not be downloaded to {root} ({reason}): put {', '.join(files)} into {folder}"
+                ) from error
+            raise ValueError(f"the files of {name} in {folder} are damaged ({reason}): replace them") from error
+        images = _channels_first(torch.as_tensor(source.data))
+        classes = [text.split(" - ")[0] for text in source.classes]  # MNIST's are "0 - zero"
+        super().__init__(
+            images if size is None else resize_pictures(images, size), torch.as_tensor(source.targets), classes
+        )
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    """(N, H, W) or (N, H, W, C) to (N, C, H, W)."""
+    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

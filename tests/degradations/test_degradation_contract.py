@@ -1,0 +1,314 @@
+"""What every degradation promises, whichever it is: spine check 15."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from degradations.cases import DEGRADATIONS, cases
+from oracles import dense_matrix, linear_map
+
+from diffusion_lightning import degradations
+from diffusion_lightning.degradations import Degradation
+from diffusion_lightning.rng import image_generators
+
+SHAPES = {"square": (3, 8, 8), "tall grey": (1, 11, 6), "wide with five channels": (5, 7, 12)}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+LINEAR = cases(lambda degradation: degradation.linear)
+NOISY = cases(lambda degradation: degradation.noisy)
+WITH_SINGULAR_VALUES = cases(lambda degradation: type(degradation).singular_values is not Degradation.singular_values)
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
+
+every_case = pytest.mark.parametrize("case", DEGRADATIONS)
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def images(number=4, shape=(3, 8, 8), dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(number, *shape, dtype=torch.float64, generator=generator) * 2 - 1).to(dtype)
+
+
+def drawn(case, x, seed=0):
+    degradation = DEGRADATIONS[case]()
+    return degradation, degradation.sample_params(x, image_generators(seed, range(len(x))))
+
+
+def times(degradation, number):
+    """Grid points and points between them, from 0 to 1."""
+    between = torch.linspace(0, 1, number, dtype=torch.float64)
+    return torch.where(
+        torch.arange(number) % 2 == 0, (between * degradation.steps).round() / degradation.steps, between
+    )
+
+
+def test_every_degradation_has_a_case():
+    public = {name for name in degradations.__all__ if isinstance(getattr(degradations, name), type)} - {"Degradation"}
+    tested = {type(make()).__name__ for make in DEGRADATIONS.values()}
+    assert public <= tested, "add the new degradation to tests/degradations/cases.py"
+
+
+@every_case
+@every_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_at_t_0_the_images_come_back_bit_for_bit(case, shape, dtype):
+    x = images(shape=shape, dtype=dtype)
+    degradation, params = drawn(case, x)
+    for t in (torch.zeros(4), torch.full((4,), 0.9e-3 / degradation.steps)):
+        assert torch.equal(degradation(x, t, params), x)
+        assert torch.equal(degradation.operator(x, t, params), x)
+        assert torch.equal(degradation.sigma(t), torch.zeros(4))
+
+
+@every_case
+def test_the_same_arguments_give_the_same_bits_and_use_no_random_state(case):
+    x = images()
+    degradation, params = drawn(case, x)
+    t = times(degradation, 4).float()
+    kept = x.clone(), t.clone(), {name: value.clone() for name, value in params.items()}
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = degradation(x, t, params)
+    torch.manual_seed(2)
+    assert torch.equal(degradation(x, t, params), first)
+    torch.manual_seed(1)
+    degradation.sample_params(x, image_generators(0, range(4)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(t, kept[1])
+    assert params.keys() == kept[2].keys()
+    assert all(torch.equal(params[name], value) for name, value in kept[2].items())
+
+
+@every_case
+def test_held_draws_make_a_trajectory_that_other_calls_do_not_disturb(case):
+    """x_t for t = 1 … 0 is the same after other images, other draws and other times went through."""
+    x = images()
+    degradation, params = drawn(case, x)
+    path = [degradation(x, torch.full((4,), t), params) for t in (1.0, 0.7, 0.35, 0.0)]
+    other = images(seed=1, shape=(3, 9, 5))
+    degradation(other, torch.rand(4), degradation.sample_params(other))
+    for t, expected in zip((0.0, 0.35, 0.7, 1.0), path[::-1], strict=True):
+        assert torch.equal(degradation(x, torch.full((4,), t), params), expected)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_time_for_each_image_is_a_loop_over_the_images(case, dtype):
+    x = images(6, dtype=dtype)
+    degradation, params = drawn(case, x)
+    t = times(degradation, 6).flip(0).to(dtype)
+    together = degradation(x, t, params)
+    for i in range(6):
+        alone = {name: value[i : i + 1] for name, value in params.items()}
+        single = degradation(x[i : i + 1], t[i : i + 1], alone)
+        assert torch.allclose(together[i : i + 1], single, rtol=0, atol=TOLERANCE[dtype])
+
+
+@every_case
+def test_image_i_gets_the_same_draws_in_any_batch_and_any_order(case):
+    x = images(8)
+    degradation, whole = drawn(case, x)
+    for order in ([0], [3], [7], [5, 2, 7, 0]):
+        params = degradation.sample_params(x[order], image_generators(0, order))
+        assert params.keys() == whole.keys()
+        assert all(torch.equal(params[name], whole[name][order]) for name in params)
+
+
+@every_case
+def test_all_draws_have_one_row_an_image_and_other_seeds_draw_otherwise(case):
+    x = images(5)
+    degradation, params = drawn(case, x)
+    for name, value in params.items():
+        assert len(value) == 5, name
+        assert not torch.equal(value, drawn(case, x, seed=1)[1][name]), name
+    one = degradation.sample_params(x, torch.Generator().manual_seed(0))
+    again = degradation.sample_params(x, torch.Generator().manual_seed(0))
+    assert one.keys() == params.keys()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+
+
+@every_case
+@every_shape
+def test_any_number_of_channels_and_any_size_keeps_its_shape(case, shape):
+    x = images(shape=shape)
+    degradation, params = drawn(case, x)
+    degraded = degradation(x, times(degradation, 4).float(), params)
+    assert degraded.shape == x.shape
+    assert degraded.isfinite().all()
+    assert not torch.equal(degraded[-1], x[-1])
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_dtype_and_device_of_the_images_are_kept(case, dtype, device):
+    x = images(dtype=dtype).to(device)
+    degradation, params = drawn(case, x)
+    t = torch.linspace(0, 1, 4, device=device)
+    for degraded in (degradation(x, t, params), degradation.operator(x, t, params)):
+        assert (degraded.dtype, degraded.device) == (x.dtype, x.device)
+    assert all(value.device == x.device for value in params.values())
+    assert degradation.sigma(t).dtype == t.dtype
+    assert degradation.sigma(t.double()).dtype == torch.float64
+
+
+@every_case
+def test_single_precision_agrees_with_double_precision(case):
+    x = images(dtype=torch.float64)
+    degradation, params = drawn(case, x)
+    t = times(degradation, 4)
+    single = degradation(x.float(), t.float(), {name: value.float() for name, value in params.items()})
+    assert torch.allclose(single.double(), degradation(x, t, params), rtol=0, atol=2e-6)
+
+
+@every_case
+def test_bfloat16_autocast_does_not_touch_a_degradation(case):
+    x = images(dtype=torch.float32)
+    degradation, params = drawn(case, x)
+    t = times(degradation, 4).float()
+    expected = degradation(x, t, params)
+    fresh = DEGRADATIONS[case]()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fresh(x, t, params), expected)
+
+
+@every_case
+def test_times_within_a_thousandth_of_a_step_are_the_grid_point(case):
+    x = images(dtype=torch.float64)
+    degradation, params = drawn(case, x)
+    for k in {1, degradation.steps // 2, degradation.steps} - {0}:
+        grid = degradation(x, torch.full((4,), k / degradation.steps, dtype=torch.float64), params)
+        for shift in (-0.9e-3, 0.9e-3):
+            near = torch.full((4,), (k + shift) / degradation.steps, dtype=torch.float64).clamp(max=1)
+            assert torch.equal(degradation(x, near, params), grid)
+        away = torch.full((4,), (k - 0.01) / degradation.steps, dtype=torch.float64)
+        assert not torch.equal(degradation(x, away, params), grid)
+
+
+@every_case
+def test_severity_is_continuous_between_grid_points(case):
+    """Halving a step in t at least nearly halves the largest change of the image, on the grid and off it."""
+    x = images(dtype=torch.float64)
+    degradation, params = drawn(case, x)
+
+    def change(t, h):
+        ends = [torch.full((4,), time / degradation.steps, dtype=torch.float64) for time in (t, t + h)]
+        return (degradation(x, ends[1], params) - degradation(x, ends[0], params)).abs().max().item()
+
+    for k in {0, degradation.steps // 2, degradation.steps - 1}:
+        assert change(k, 1e-2) < 1.1 * change(k, 0.1)
+        assert change(k + 0.5, 0.005) < 0.6 * change(k + 0.5, 0.01) + 1e-9
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_linear_degradations_are_linear_or_affine(case):
+    x, y = images(dtype=torch.float64), images(dtype=torch.float64, seed=1)
+    degradation, params = drawn(case, x)
+    t = times(degradation, 4)
+    zero = degradation.operator(torch.zeros_like(x), t, params)
+    expected = 2 * degradation.operator(x, t, params) - 3 * degradation.operator(y, t, params) + 2 * zero
+    assert torch.allclose(degradation.operator(2 * x - 3 * y, t, params), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", LINEAR)
+@every_shape
+def test_the_adjoint_moves_to_the_other_side_of_the_inner_product(case, shape):
+    x, y = images(shape=shape, dtype=torch.float64), images(shape=shape, dtype=torch.float64, seed=1)
+    degradation, params = drawn(case, x)
+    t = times(degradation, 4)
+    linear_part = degradation.operator(x, t, params) - degradation.operator(torch.zeros_like(x), t, params)
+    left = (linear_part * y).flatten(1).sum(1)
+    right = (x * degradation.adjoint(y, t, params)).flatten(1).sum(1)
+    assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_the_gradient_through_a_linear_degradation_is_its_adjoint(case):
+    x, y = images(dtype=torch.float64).requires_grad_(), images(dtype=torch.float64, seed=1)
+    degradation, params = drawn(case, x.detach())
+    t = times(degradation, 4)
+    with torch.inference_mode():
+        degradation(x.detach(), t, params)  # tables that were built here must not break training
+    (degradation(x, t, params) * y).sum().backward()
+    assert torch.allclose(x.grad, degradation.adjoint(y, t, params), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", WITH_SINGULAR_VALUES)
+@pytest.mark.parametrize("shape", [(1, 5, 5), (2, 4, 3)], ids=["square", "wide with two channels"])
+def test_singular_values_are_those_of_the_dense_matrix(case, shape):
+    degradation = DEGRADATIONS[case]()
+    t = times(degradation, 5)
+    values = degradation.singular_values(shape, t)
+    assert values.shape == (5, torch.Size(shape).numel())
+    assert values.dtype == torch.float64
+    for i in range(5):
+        exact = torch.linalg.svdvals(dense_matrix(degradation, shape, t[i : i + 1]))
+        assert torch.allclose(values[i].sort(descending=True).values, exact, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_the_adjoint_of_the_dense_matrix_is_its_transpose(case):
+    shape = (2, 4, 5)
+    degradation, params = drawn(case, images(1, shape, torch.float64))
+    t = torch.tensor([0.63], dtype=torch.float64)
+    matrix = dense_matrix(degradation, shape, t, params)
+    held = {name: value.expand(40, *value.shape[1:]) for name, value in params.items()}
+    adjoint = linear_map(lambda y: degradation.adjoint(y, t.expand(40), held), shape)
+    assert torch.allclose(adjoint, matrix.mT, rtol=0, atol=1e-13)
+
+
+@every_case
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_degrades_alike_and_carries_no_cache(case, duplicate):
+    x = images()
+    degradation, params = drawn(case, x)
+    unused = len(pickle.dumps(degradation))
+    t = times(degradation, 4).float()
+    expected = degradation(x, t, params)
+    assert len(pickle.dumps(degradation)) == unused
+    twin = duplicate(degradation)
+    assert torch.equal(twin(x, t, params), expected)
+    assert twin.cache is not degradation.cache
+
+
+@every_case
+def test_nothing_is_a_buffer_or_a_parameter(case):
+    x = images()
+    degradation, params = drawn(case, x)
+    degradation(x, torch.ones(4), params)
+    assert not degradation.state_dict()
+    assert not list(degradation.buffers())
+    assert not list(degradation.parameters())
+
+
+@pytest.mark.parametrize("case", NOISY)
+def test_noise_is_added_as_sigma_times_z(case):
+    x = images(dtype=torch.float64)
+    degradation, params = drawn(case, x)
+    t = times(degradation, 4)
+    noise = degradation.sigma(t).view(4, 1, 1, 1) * params["noise"]
+    assert torch.equal(degradation(x, t, params), degradation.operator(x, t, params) + noise)
+
+
+@pytest.mark.parametrize("case", NOISY)
+def test_noise_never_falls_with_t_and_is_at_hand_from_the_first_step_on(case):
+    degradation = DEGRADATIONS[case]()
+    sigma = degradation.sigma(torch.linspace(0, 1, 401, dtype=torch.float64))
+    assert (sigma.diff() >= 0).all()
+    assert degradation.sigma(torch.tensor([1 / degradation.steps])) > 0
+
+
+@pytest.mark.parametrize("case", NOISY)
+def test_missing_noise_is_named_with_the_remedy(case):
+    with pytest.raises(ValueError, match="take params from sample_params"):
+        DEGRADATIONS[case]()(images(), torch.ones(4), {})
+
+
+@every_case
+def test_a_time_of_the_wrong_shape_is_refused_by_shape(case):
+    degradation, params = drawn(case, images())
+    for t in (torch.tensor(0.5), torch.ones(3), torch.ones(4, 1, 1, 1)):
+        with pytest.raises(ValueError, match="one severity for each of the 4 images"):
+            degradation(images(), t, params)

@@ -1,0 +1,16 @@
+"""One or more settings of every sampler, for the tests that hold for all of them: add a new sampler here."""
+
+from collections.abc import Callable
+
+from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, Naive, ProbabilityFlow, Sampler
+
+SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
+    "Direct": lambda steps: Direct(),
+    "Naive": Naive,
+    "Cold": Cold,
+    "ProbabilityFlow": ProbabilityFlow,
+    "DDIM": DDIM,
+    "DDIM half random": lambda steps: DDIM(steps, eta=0.5),
+    "DDPM": DDPM,
+}
+"""Each is built from its number of steps, None for the degradation's own T."""

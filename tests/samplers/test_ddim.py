@@ -1,0 +1,212 @@
+"""DDIM, DDPM and the probability flow against the papers' own formulas: spine checks 3 and 6, to 1e-12."""
+
+import itertools
+
+import mpmath
+import pytest
+import torch
+
+from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
+from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.samplers import DDIM, DDPM, Cold, ProbabilityFlow
+from diffusion_lightning.samplers.base import alpha_at, sigma_at
+from diffusion_lightning.schedules import per_image
+
+STEPS = 20
+every_schedule = pytest.mark.parametrize("schedule", ["cosine", "linear"])
+
+
+def restorer(x, t):
+    """Smooth, and neither linear nor right."""
+    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + per_image(t, x)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=keyed_generator(seed))
+
+
+def coefficients_on(degradation, steps):
+    """(t, α, σ) along a walk, float64."""
+    grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return grid, degradation.alpha(grid), degradation.sigma(grid)
+
+
+@every_schedule
+@pytest.mark.parametrize("span", [1, 3, 10])
+def test_ddpm_s_step_is_the_product_of_the_two_gaussians(schedule, span):
+    """Bayes: q(x_s | x_t, x_0) ∝ N(x_s; α_s x_0, σ_s²) N(x_t; r x_s, σ_t² − r² σ_s²) with r = α_t/α_s, in 50 digits."""
+    degradation = GaussianNoise(STEPS, schedule)
+    for k in range(span + 1, STEPS + 1):
+        t, s = k / STEPS, (k - span) / STEPS
+        kappa, zeta = DDPM().coefficients(degradation, t, s)
+        with mpmath.workdps(50):
+            alpha_t, alpha_s = (mpmath.sqrt(mpmath.mpf(degradation._alpha_bar[i].item())) for i in (k, k - span))
+            variance_t, variance_s = 1 - alpha_t**2, 1 - alpha_s**2
+            ratio = alpha_t / alpha_s
+            step = variance_t - ratio**2 * variance_s
+            precision = 1 / variance_s + ratio**2 / step
+            x0, xt = mpmath.mpf("0.37"), mpmath.mpf("-1.21")
+            mean = (alpha_s * x0 / variance_s + ratio * xt / step) / precision
+            assert abs(alpha_s * x0 + kappa * (xt - alpha_t * x0) - mean) < 1e-12
+            assert abs(mpmath.mpf(zeta) ** 2 - 1 / precision) < 1e-12
+
+
+@every_schedule
+def test_ddim_with_eta_1_is_the_ddpm_posterior_as_ho_et_al_write_it(schedule):
+    """2006.11239, eq. 7, with β_k, over a whole walk and the same draws."""
+    degradation = GaussianNoise(STEPS, schedule)
+    x = noise(2, 3, 4, 5)
+    walked = DDIM(eta=1.0)(restorer, degradation, x, generator=keyed_generator("walk"))
+    generator, alpha_bar = keyed_generator("walk"), degradation.alpha_bar(torch.arange(STEPS + 1) / STEPS)
+    for k in range(STEPS, 0, -1):
+        now, before = alpha_bar[k], alpha_bar[k - 1]
+        beta = 1 - now / before
+        x0 = restorer(x, torch.full((2,), k / STEPS, dtype=torch.float64))
+        mean = before.sqrt() * beta / (1 - now) * x0 + (1 - beta).sqrt() * (1 - before) / (1 - now) * x
+        x = mean
+        if k > 1:
+            x = x + ((1 - before) / (1 - now) * beta).sqrt() * torch.randn(
+                x.shape, dtype=torch.float64, generator=generator
+            )
+    assert torch.allclose(walked, x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [STEPS, 7])
+@every_schedule
+def test_ddim_is_equation_12_of_its_paper(schedule, steps, eta):
+    """x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − ς²) ε̂ + ς η with ς = η √((1−ᾱ_s)/(1−ᾱ_t)) √(1 − ᾱ_t/ᾱ_s) (2010.02502, eq. 16)."""
+    degradation = GaussianNoise(STEPS, schedule)
+    x = noise(2, 3, 4, 5)
+    walked = DDIM(steps, eta)(restorer, degradation, x, generator=keyed_generator("walk"))
+    generator = keyed_generator("walk")
+    grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    bars = degradation.alpha_bar(grid)
+    for i, (now, after) in enumerate(itertools.pairwise(bars)):
+        x0 = restorer(x, grid[i].expand(2))
+        eps = (x - now.sqrt() * x0) / (1 - now).sqrt()
+        deviation = eta * ((1 - after) / (1 - now)).sqrt() * (1 - now / after).sqrt()
+        x = after.sqrt() * x0 + (1 - after - deviation**2).clamp(min=0).sqrt() * eps
+        if deviation > 0:
+            x = x + deviation * torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    assert torch.allclose(walked, x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [STEPS, 7])
+@every_schedule
+def test_ddim_with_eta_0_is_eulers_step_of_the_probability_flow(schedule, steps):
+    """With x̄ = x/α and σ̄ = σ/α the flow is dx̄/dσ̄ = (x̄ − x̂_0)/σ̄ (2010.02502, eq. 14)."""
+    degradation = GaussianNoise(STEPS, schedule)
+    x = noise(2, 3, 4, 5)
+    walked = DDIM(steps)(restorer, degradation, x)
+    grid, alpha, sigma = coefficients_on(degradation, steps)
+    level = sigma / alpha
+    for i in range(steps):
+        scaled = x / alpha[i]
+        slope = (scaled - restorer(x, grid[i].expand(2))) / level[i]
+        x = alpha[i + 1] * (scaled + (level[i + 1] - level[i]) * slope)
+    assert torch.allclose(walked, x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [STEPS, 7])
+@every_schedule
+def test_the_probability_flow_on_noise_is_the_paper_s_estimated_noise(schedule, steps):
+    """ẑ = (x − α_t x̂_0)/σ_t, x ← α_s x̂_0 + σ_s ẑ; the z of the start is not asked for."""
+    degradation = GaussianNoise(STEPS, schedule)
+    x = noise(2, 3, 4, 5)
+    walked = ProbabilityFlow(steps)(restorer, degradation, x, {"noise": noise(2, 3, 4, 5, seed=1)})
+    grid, alpha, sigma = coefficients_on(degradation, steps)
+    for i in range(steps):
+        x0 = restorer(x, grid[i].expand(2))
+        x = alpha[i + 1] * x0 + sigma[i + 1] * (x - alpha[i] * x0) / sigma[i]
+    assert torch.allclose(walked, x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("eta", "same"), [(0.0, ProbabilityFlow), (1.0, DDPM)], ids=["0 is the flow", "1 is DDPM"])
+def test_the_two_ends_of_ddim_are_the_samplers_named_after_them(eta, same):
+    x, degradation = noise(2, 3, 4, 5), GaussianNoise(STEPS)
+    walks = [s(restorer, degradation, x, generator=keyed_generator(0)) for s in (DDIM(9, eta), same(9))]
+    assert torch.equal(*walks)
+
+
+class Mixing(Degradation):
+    """InDI (2303.11435): x_t = (1 − t) x_0 + t y with a degraded picture y in the place of the noise."""
+
+    gaussian_noise = False
+    noisy = True
+
+    def operator(self, x, t, params):
+        return per_image(1 - t, x) * x
+
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return t
+
+    def draw_noise(self, x, generator):
+        return torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_the_probability_flow_of_mixing_with_a_degraded_picture_is_indi(steps):
+    """x_s = (s/t) x_t + (1 − s/t) x̂_0 (2303.11435, eq. 8); y itself is not asked for."""
+    degradation = Mixing(steps=9)
+    x = start = noise(2, 3, 4, 5)
+    grid = [(steps - i) / steps for i in range(steps + 1)]
+    for t, s in itertools.pairwise(grid):
+        x = s / t * x + (1 - s / t) * restorer(x, torch.full((2,), t, dtype=torch.float64))
+    assert torch.allclose(ProbabilityFlow(steps)(restorer, degradation, start), x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_algorithm_2_of_mixing_with_a_known_picture_walks_along_their_difference(steps):
+    """x_s = x_t + (t − s)(x̂_0 − y) with y held: the rectified-flow step with a known end."""
+    degradation = Mixing(steps=9)
+    x = start = noise(2, 3, 4, 5)
+    y = noise(2, 3, 4, 5, seed=1)
+    grid = [(steps - i) / steps for i in range(steps + 1)]
+    for t, s in itertools.pairwise(grid):
+        x = x + (t - s) * (restorer(x, torch.full((2,), t, dtype=torch.float64)) - y)
+    assert torch.allclose(Cold(steps)(restorer, degradation, start, {"noise": y}), x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@every_schedule
+def test_the_oracle_marginal_law_binds_zeta_to_kappa(schedule, eta):
+    """ζ² = σ_s² − κ² σ_t²: a perfect restorer's walk has the forward's variance at every time."""
+    degradation = GaussianNoise(STEPS, schedule)
+    for t, s in itertools.pairwise(DDIM(13).times(degradation)):
+        kappa, zeta = DDIM(eta=eta).coefficients(degradation, t, s)
+        expected = sigma_at(degradation, s) ** 2 - kappa**2 * sigma_at(degradation, t) ** 2
+        assert zeta**2 == pytest.approx(expected, abs=1e-14)
+        assert kappa >= 0
+        assert zeta >= 0
+
+
+def test_the_probability_flow_of_a_cold_degradation_holds_the_residual():
+    assert ProbabilityFlow().coefficients(GaussianBlur(steps=5), 0.8, 0.6) == (1.0, 0.0)
+
+
+def test_the_probability_flow_of_a_warm_degradation_scales_the_residual_with_sigma():
+    kappa, zeta = ProbabilityFlow().coefficients(GaussianBlur(steps=5, noise=0.3), 0.8, 0.6)
+    assert kappa == pytest.approx(0.75, rel=1e-14)
+    assert zeta == 0
+
+
+@every_schedule
+def test_random_steps_end_without_noise(schedule):
+    degradation = GaussianNoise(STEPS, schedule)
+    assert DDPM().coefficients(degradation, 1 / STEPS, 0.0) == (0.0, 0.0)
+
+
+def test_alpha_and_sigma_are_read_in_double_precision():
+    degradation = GaussianNoise(1000)
+    assert alpha_at(degradation, 0.5) ** 2 + sigma_at(degradation, 0.5) ** 2 == pytest.approx(1, abs=1e-15)
+    assert alpha_at(degradation, 0.5) ** 2 == pytest.approx(degradation._alpha_bar[500].item(), rel=1e-15)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+def test_an_eta_outside_zero_and_one_is_refused_by_value(eta):
+    with pytest.raises(ValueError, match=f"eta={eta}: choose a value in"):
+        DDIM(eta=eta)

@@ -1,0 +1,117 @@
+"""Losses and weights against hand-computed numbers, and the identities that make ε and v training weighted ones."""
+
+import pytest
+import torch
+from degradations.cases import DEGRADATIONS, cases
+
+from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
+from diffusion_lightning.losses import L1, L2, SNR, Huber, Power
+from diffusion_lightning.schedules import per_image
+
+CLEAN = torch.zeros(2, 1, 1, 4, dtype=torch.float64)
+RESTORED = torch.tensor([[1.0, -2.0, 0.0, 0.5], [0.25, 0.25, -0.25, 0.25]], dtype=torch.float64).view(2, 1, 1, 4)
+HALF = torch.full((2,), 0.5, dtype=torch.float64)
+SCALAR = cases(lambda degradation: degradation.scalar and degradation.noisy)
+OTHER = cases(lambda degradation: not (degradation.scalar and degradation.noisy))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (L1(), [3.5 / 4, 0.25]),
+        (L2(), [5.25 / 4, 0.0625]),
+        # Below δ half the square, above it δ(|e| − δ/2).
+        (Huber(delta=0.5), [(0.5 * 0.75 + 0.5 * 1.75 + 0 + 0.125) / 4, 0.03125]),
+        (Huber(), [(0.1 * 0.95 + 0.1 * 1.95 + 0 + 0.1 * 0.45) / 4, 0.1 * 0.2]),
+    ],
+    ids=["L1", "L2", "Huber(0.5)", "Huber()"],
+)
+def test_each_image_has_its_mean_distance(loss, expected):
+    each = loss(RESTORED, CLEAN, HALF, GaussianBlur())
+    assert each.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_weight_multiplies_each_image_by_its_own_number():
+    t = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    each = L1(Power(2.0))(RESTORED, CLEAN, t, GaussianBlur())
+    assert each.tolist() == pytest.approx([0.25 * 3.5 / 4, 0.0625 * 0.25], rel=1e-14)
+
+
+@pytest.mark.parametrize("exponent", [1.0, -0.5, 0.0, 3.0])
+def test_power_weights_stop_growing_at_the_first_grid_point(exponent):
+    t = torch.tensor([0.0, 0.01, 0.1, 0.4, 1.0], dtype=torch.float64)
+    weight = Power(exponent)(GaussianBlur(steps=10), t)
+    assert weight.tolist() == pytest.approx([time**exponent for time in (0.1, 0.1, 0.1, 0.4, 1.0)], rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("weight", "target"),
+    [
+        (SNR(), lambda x0, z, alpha, sigma: z),
+        (SNR(shift=1.0), lambda x0, z, alpha, sigma: alpha * z - sigma * x0),
+    ],
+    ids=["SNR makes it the error of ε", "SNR + 1 makes it the error of v"],
+)
+@pytest.mark.parametrize("case", SCALAR)
+def test_the_weighted_x0_error_is_the_error_of_what_that_guess_implies(weight, target, case):
+    """The guess x̂_0 and the seen x_t imply a noise ẑ = (x_t − α x̂_0)/σ; its error is the weighted error of x̂_0."""
+    degradation = DEGRADATIONS[case]()
+    x0, z, error = torch.randn(3, 9, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0.2, 1, 9, dtype=torch.float64)
+    alpha, sigma = per_image(degradation.alpha(t), x0), per_image(degradation.sigma(t), x0)
+    guess = x0 + error
+    implied = (alpha * x0 + sigma * z - alpha * guess) / sigma
+    expected = (target(guess, implied, alpha, sigma) - target(x0, z, alpha, sigma)).square().flatten(1).mean(1)
+    assert torch.allclose(L2(weight)(guess, x0, t, degradation), expected, rtol=1e-11, atol=0)
+
+
+def test_the_snr_weight_is_alpha_squared_over_sigma_squared_clipped_and_shifted():
+    degradation = GaussianNoise(steps=50)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    ratio = degradation.alpha_bar(t) / (1 - degradation.alpha_bar(t))
+    assert ratio[0] > 5 > ratio[1]
+    assert torch.allclose(SNR()(degradation, t), ratio, rtol=1e-12, atol=0)
+    assert torch.allclose(SNR(clip=5.0)(degradation, t), ratio.clamp(max=5), rtol=1e-12, atol=0)
+    assert torch.allclose(SNR(shift=1.0, clip=5.0)(degradation, t), ratio.clamp(max=5) + 1, rtol=1e-12, atol=0)
+
+
+def test_the_snr_weight_of_float32_times_is_computed_in_double_precision():
+    degradation = GaussianNoise(steps=1000)
+    t = (torch.arange(1, 1001) / 1000).float()
+    exact = degradation.alpha_bar(t) / (1 - degradation.alpha_bar(t))
+    weight = SNR()(degradation, t)
+    assert weight.dtype == torch.float32
+    assert (weight.double() / exact - 1).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_snr_weights_are_refused_where_no_snr_is_and_name_the_remedy(case):
+    with pytest.raises(ValueError, match="leave the weight out or use Power"):
+        L1(SNR()).check(DEGRADATIONS[case]())
+
+
+@pytest.mark.parametrize("case", DEGRADATIONS)
+def test_losses_without_snr_suit_every_degradation(case):
+    for loss in (L1(), L2(Power()), Huber()):
+        loss.check(DEGRADATIONS[case]())
+
+
+@pytest.mark.parametrize("case", SCALAR)
+def test_snr_weights_are_accepted_where_an_snr_is(case):
+    L2(SNR(clip=5.0)).check(DEGRADATIONS[case]())
+
+
+@pytest.mark.parametrize(
+    ("loss", "best"), [(L1(), 0.0), (L2(), 0.2)], ids=["L1 learns the median", "L2 learns the mean"]
+)
+def test_the_best_constant_guess(loss, best):
+    clean = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0], dtype=torch.float64).view(5, 1, 1, 1)
+    guesses = torch.linspace(-0.5, 1.5, 201, dtype=torch.float64)
+    errors = [loss(guess.expand_as(clean), clean, torch.ones(5), GaussianBlur()).mean() for guess in guesses]
+    assert guesses[torch.stack(errors).argmin()].item() == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("delta", [0.0, -1.0])
+def test_a_huber_threshold_that_is_not_positive_is_refused_by_value(delta):
+    with pytest.raises(ValueError, match=f"delta={delta}.*positive"):
+        Huber(delta=delta)
