@@ -1,5 +1,6 @@
 """Image degradations: how x_t is made from x_0. One file each; ``base.py`` says what a new one must give."""
 
+from diffusion_lightning.degradations.animorphosis import Animorphosis
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.degradations.blur import GaussianBlur
 from diffusion_lightning.degradations.compose import Compose
@@ -7,5 +8,16 @@ from diffusion_lightning.degradations.desaturate import Desaturate
 from diffusion_lightning.degradations.fade import Fade
 from diffusion_lightning.degradations.noise import GaussianNoise
 from diffusion_lightning.degradations.pixelate import Pixelate
+from diffusion_lightning.degradations.transform import Transform
 
-__all__ = ["Compose", "Degradation", "Desaturate", "Fade", "GaussianBlur", "GaussianNoise", "Pixelate"]
+__all__ = [
+    "Animorphosis",
+    "Compose",
+    "Degradation",
+    "Desaturate",
+    "Fade",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Pixelate",
+    "Transform",
+]

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.schedules import grid_position
 from diffusion_lightning.types import Generators, Params
 
 
@@ -44,24 +45,28 @@ class Compose(Degradation):
         """The parts' draws, under ``i.name``."""
         return {
             f"{i}.{name}": value
-            for i, part in enumerate(self.parts)
+            for i, part in enumerate(self._list())
             for name, value in part.sample_params(x, generator).items()
         }
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """D^n ∘ … ∘ D^1."""
-        for i, part in enumerate(self.parts):
+        for i, part in enumerate(self._list()):
             x = part.operator(x, self._time(i, t), self._own(i, params))
         return x
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """(D^1)ᵀ ∘ … ∘ (D^n)ᵀ."""
-        for i in reversed(range(len(self.parts))):
-            y = self.parts[i].adjoint(y, self._time(i, t), self._own(i, params))
+        for i, part in reversed(list(enumerate(self._list()))):
+            y = part.adjoint(y, self._time(i, t), self._own(i, params))
         return y
+
+    def _list(self) -> list[Degradation]:
+        return list(self.parts)  # type: ignore[arg-type]  # a ModuleList forgets what its modules are
 
     def _time(self, i: int, t: Tensor) -> Tensor:
         start, end = self.spans[i]
+        t = grid_position(t, self.steps) / self.steps  # by its own grid: a part's may be the coarser or the finer one
         return ((t - start) / (end - start)).clamp(0, 1)
 
     @staticmethod

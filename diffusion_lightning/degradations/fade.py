@@ -67,7 +67,7 @@ class Fade(Degradation):
         """M_t ⊙ x + (1 − M_t) ⊙ c."""
         mask = self.mask(x, t, params)
         faded = mask * x
-        return faded + (1 - mask) * params["colour"] if self.colour == "random" else faded
+        return faded + (1 - mask) * _drawn(params, "colour") if self.colour == "random" else faded
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """M_t ⊙ y, of the linear part."""
@@ -88,7 +88,8 @@ class Fade(Degradation):
             offsets = [axis.expand(len(x), -1) for axis in axes]
         else:
             axes = [torch.arange(size, device=x.device) for size in (height, width)]
-            offsets = [axis - params["centre"][:, i, None] for i, axis in enumerate(axes)]
+            centre = _drawn(params, "centre")
+            offsets = [axis - centre[:, i, None] for i, axis in enumerate(axes)]
         squares = offsets[0].double().square()[:, :, None] + offsets[1].double().square()[:, None, :]
         key = (height, width, x.device)
         distances, table = self.cache.get(key, lambda: self._table(height, width, x.device))
@@ -111,3 +112,9 @@ class Fade(Degradation):
         if self.colour == "random":  # what the masks leave of the image goes with the last, so that x_1 is the colour
             table[-1] = 0
         return squares.to(device), table.to(device)
+
+
+def _drawn(params: Params, name: str) -> Tensor:
+    if name not in params:
+        raise ValueError(f"Fade draws a {name} and params has none: take params from sample_params(x)")
+    return params[name]
