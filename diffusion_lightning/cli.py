@@ -126,8 +126,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def one_line(message: str) -> str:
-    """A message without line breaks and terminal colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
+    """A message without line breaks and terminal colours; of a worker's traceback the last line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", message).strip()
+    if "Traceback (most recent call last)" in plain:
+        plain = plain.splitlines()[-1].partition(": ")[2] or plain
+    return " ".join(plain.split())
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -1,25 +1,21 @@
-"""Pictures in and out: uint8 against [-1, 1], reading and saving files, grids and labelled sheets.
+"""Pictures in and out: uint8 against [-1, 1], reading and saving files.
 
 Inside the package an image is a float tensor (N, C, H, W) in [-1, 1] with any number of channels. This is the only
 file that turns it into uint8 or back.
 """
 
 import io
-import math
 import os
 import textwrap
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.utils import make_grid
 
-_WHITE = 255
 _READABLE_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -133,7 +129,7 @@ def save_picture(image: Tensor, path: str | Path) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower()) if path.suffix else "PNG"
     if kind not in Image.SAVE:
         raise ValueError(f"{path}: pictures cannot be saved as {path.suffix}: use .png")
-    array = _as_uint8(image).permute(1, 2, 0).numpy()
+    array = as_uint8(image).permute(1, 2, 0).numpy()
     encoded = io.BytesIO()
     try:
         Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(encoded, format=kind, quality=95)
@@ -146,81 +142,6 @@ def save_picture(image: Tensor, path: str | Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def grid(images: Tensor, columns: int = 8, padding: int = 2, scale: int | None = None) -> Tensor:
-    """Images side by side on white, row by row, enlarged so that small ones can be seen.
-
-    Args:
-        images: (N, C, H, W), uint8 or floating point in [-1, 1]. Of 2 channels the first is shown, of more than 3 the
-            first three.
-        columns: images per row.
-        padding: white pixels around each image.
-        scale: whole factor of enlargement, nearest neighbour; by default the least that makes the longer side at least
-            64 pixels.
-
-    Returns:
-        uint8 (3, H', W').
-
-    Raises:
-        ValueError: the images are not (N, C, H, W), or there are none.
-    """
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"a grid takes images (N, C, H, W), at least one, got {tuple(images.shape)}")
-    factor = scale or _scale(images)
-    shown = _rgb(images).repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    if len(shown) == 1:  # make_grid leaves out the padding of a single image
-        return F.pad(shown[0], (padding,) * 4, value=_WHITE)
-    return make_grid(shown, nrow=columns, padding=padding, pad_value=_WHITE)
-
-
-def sheet(
-    rows: Mapping[str, Tensor] | Sequence[Tensor] | Tensor,
-    column_labels: Sequence[str] | None = None,
-    padding: int = 2,
-    scale: int | None = None,
-) -> Tensor:
-    """Rows of images under labelled columns: trajectories, restorations, degradations along t.
-
-    Args:
-        rows: each row an (N, C, H, W) batch as for ``grid``, all of one H and W; keys of a mapping are written at the
-            left. A tensor (rows, N, C, H, W) serves too: ``trajectory.transpose(0, 1)`` has one image per row.
-        column_labels: one text above each column.
-        padding: white pixels around each image.
-        scale: as for ``grid``.
-
-    Returns:
-        uint8 (3, H', W'). Shorter rows are filled up with white.
-
-    Raises:
-        ValueError: no rows, images of different sizes, or not one label per column.
-    """
-    names = list(rows) if isinstance(rows, Mapping) else []
-    batches = list(rows.values()) if isinstance(rows, Mapping) else list(rows)
-    sizes = {tuple(batch.shape[-2:]) for batch in batches}
-    if len(sizes) != 1:
-        raise ValueError(f"a sheet takes rows of images of one size, got {sorted(sizes) or 'no rows'}")
-    width = max(len(batch) for batch in batches)
-    if column_labels is not None and len(column_labels) != width:
-        raise ValueError(f"a sheet of {width} columns takes {width} column labels, got {len(column_labels)}")
-    factor = scale or _scale(batches[0])
-    filled = [F.pad(_rgb(batch), (0, 0) * 3 + (0, width - len(batch)), value=_WHITE) for batch in batches]
-    body = grid(torch.cat(filled), columns=width, padding=padding, scale=factor)
-
-    height, side = (length * factor for length in batches[0].shape[-2:])
-    left_font, top_font = _font(height // 5, names), _font(side // 5, column_labels or [], side)
-    left = math.ceil(max((left_font.getlength(name) for name in names), default=-8)) + 8
-    top = math.ceil(top_font.size) + 8 if column_labels else 0
-    canvas = Image.new("RGB", (left + body.shape[2], top + body.shape[1]), "white")
-    canvas.paste(Image.fromarray(body.permute(1, 2, 0).numpy()), (left, top))
-    draw = ImageDraw.Draw(canvas)
-    for row, name in enumerate(names):
-        middle = top + padding + row * (height + padding) + height / 2
-        draw.text((left - 4, middle), name, fill="black", font=left_font, anchor="rm")
-    for column, label in enumerate(column_labels or []):
-        middle = left + padding + column * (side + padding) + side / 2
-        draw.text((middle, top / 2), label, fill="black", font=top_font, anchor="mm")
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous()
 
 
 def _flatten(picture: Image.Image, channels: int) -> Image.Image:
@@ -247,28 +168,10 @@ def _to_eight_bits(values: np.ndarray) -> np.ndarray:
     return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
 
 
-def _as_uint8(images: Tensor) -> Tensor:
+def as_uint8(images: Tensor) -> Tensor:
+    """What to look at or write: uint8 on the CPU, converted if it is floating point in [-1, 1]."""
     images = images.detach()
     return (images if images.dtype == torch.uint8 else to_uint8(images)).cpu()
-
-
-def _rgb(images: Tensor) -> Tensor:
-    """Any (N, C, H, W) as uint8 (N, 3, H, W) to look at."""
-    pictures = _as_uint8(images)
-    return pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)
-
-
-def _scale(images: Tensor) -> int:
-    return math.ceil(64 / max(images.shape[-2:]))
-
-
-def _font(size: int, texts: Sequence[str], width: float = math.inf) -> ImageFont.FreeTypeFont:
-    """A font of about this size, 12 to 24, or smaller (not below 8) so that each text fits the width."""
-    font = ImageFont.load_default(min(max(size, 12), 24))
-    assert isinstance(font, ImageFont.FreeTypeFont)  # given a size, Pillow returns its outline font
-    while font.size > 8 and any(font.getlength(text) > width for text in texts):
-        font = font.font_variant(size=font.size - 1)
-    return font
 
 
 def _reason(error: Exception) -> str:

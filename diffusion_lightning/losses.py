@@ -66,7 +66,7 @@ class SNR(Weight):
 
 
 class RestorationLoss(ABC):
-    """w(t)·|x̂_0 − x_0|, averaged over pixels and images.
+    """w(t)·|x̂_0 − x_0| of each image, averaged over its pixels.
 
     Args:
         weight: How much each time counts; every time alike if None.

@@ -14,10 +14,12 @@ from torch import Tensor
 from diffusion_lightning.types import Generators
 
 
+SPREAD = 0x9E3779B1
+"""2³² divided by the golden ratio, made odd: multiples of it modulo 2³² are all different and far apart."""
+
+
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded by a hash of the key: equal keys give equal streams, different keys independent ones.
-
-    Torch's CPU generator keeps 32 bits of a seed, so among 50,000 keys two are alike in about every fourth run.
 
     Raises:
         TypeError: A part of the key is neither a string nor an integer.
@@ -31,13 +33,17 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
 def image_generators(seed: int, indices: Iterable[int] | Tensor, purpose: str = "image") -> list[torch.Generator]:
     """One CPU generator for each image index; draws on the CPU are the same on every kind of device.
 
+    Torch's CPU generator keeps 32 bits of a seed, so that hashes of 50,000 indices would have two alike in every fourth
+    run. Here the index is spread over the 32 bits by an odd factor, which leaves different indices different.
+
     Args:
         seed: The seed of the run.
         indices: The images' positions in their data set or in the series to generate.
         purpose: What the draws are for; different purposes draw independently.
     """
     numbers = indices.tolist() if isinstance(indices, Tensor) else indices
-    return [keyed_generator(seed, purpose, int(i)) for i in numbers]
+    start = keyed_generator(seed, purpose).initial_seed()
+    return [torch.Generator().manual_seed((start + operator.index(i) * SPREAD) % 2**32) for i in numbers]
 
 
 def normal(shape: Sequence[int], generator: Generators = None, like: Tensor | None = None) -> Tensor:

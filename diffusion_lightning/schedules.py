@@ -50,7 +50,10 @@ def cosine_alpha_bar(steps: int, offset: float = 0.008, max_beta: float = 0.999)
 
 
 def linear_alpha_bar(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """ᾱ_k, k = 0 … T, of DDPM (2006.11239): β linear, scaled by 1000/T so that the end does not depend on T."""
+    """ᾱ_k, k = 0 … T, of DDPM (2006.11239): β linear, scaled by 1000/T.
+
+    So the end hardly depends on T, down to T = 20, where the last β is clipped at 0.999.
+    """
     check_steps(steps)
     scale = 1000 / steps
     beta = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64).clamp(max=0.999)

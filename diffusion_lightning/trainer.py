@@ -15,11 +15,12 @@ from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.starts import Drawn, Given, Starts
 from diffusion_lightning.datasets.folder import find_pictures
-from diffusion_lightning.images import grid, read_picture, save_picture, sheet
+from diffusion_lightning.images import read_picture, save_picture
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers import Direct, Sampler
 from diffusion_lightning.schedules import check_steps
+from diffusion_lightning.sheets import grid, sheet
 
 
 class DiffusionTrainer(Trainer):
@@ -95,7 +96,7 @@ class DiffusionTrainer(Trainer):
         module.sampler = _sampler(sampler or module.sampler, steps)
         if module.degradation.hidden_params and not isinstance(module.sampler, Direct):
             get_console().print(
-                f"What {type(module.degradation).__name__} drew for these pictures, which a walk needs, cannot be known: "
+                f"A walk needs what {type(module.degradation).__name__} drew for these pictures, which is not known: "
                 "restoring them in one step (Direct)."
             )
             module.sampler = Direct()

@@ -44,7 +44,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def setup(checkout: Path, target: str = "setup") -> list[str]:
+def set_up(checkout: Path, target: str = "setup") -> list[str]:
     """What one more `make setup` did, and whether it succeeded."""
     log = checkout / "log"
     log.write_text("")
@@ -88,36 +88,35 @@ def test_every_requirement_has_a_floor_and_a_reason(requirement):
 
 def test_make_lists_the_targets_of_the_contract(tmp_path):
     listed = make(tmp_path).stdout
-    assert set(re.findall(r"^ *make (\w+) +\w", listed, re.MULTILINE)) == set(
-        ["setup", "demo", "test", "lint", "bench", "clean", "help"]
-    )
+    targets = {"setup", "demo", "test", "lint", "bench", "clean", "help"}
+    assert set(re.findall(r"^ *make (\w+) +\w", listed, re.MULTILINE)) == targets
     assert make(tmp_path, "help").stdout == listed
 
 
 def test_setting_up_twice_installs_once(checkout):
-    assert setup(checkout) == ["venv", "pip .[dev]", "ok"]
-    assert setup(checkout) == ["ok"]
+    assert set_up(checkout) == ["venv", "pip .[dev]", "ok"]
+    assert set_up(checkout) == ["ok"]
 
 
 def test_new_requirements_are_installed_into_the_same_environment(checkout):
-    setup(checkout)
+    set_up(checkout)
     os.utime(checkout / ".venv/.dev", (0, 0))
-    assert setup(checkout) == ["pip .[dev]", "ok"]
+    assert set_up(checkout) == ["pip .[dev]", "ok"]
 
 
 def test_an_unfinished_setup_starts_afresh(checkout):
     (checkout / "offline").touch()
-    assert setup(checkout) == ["venv", "pip .[dev]"]
+    assert set_up(checkout) == ["venv", "pip .[dev]"]
     (checkout / "offline").unlink()
-    assert setup(checkout) == ["venv", "pip .[dev]", "ok"]
-    assert setup(checkout) == ["ok"]
+    assert set_up(checkout) == ["venv", "pip .[dev]", "ok"]
+    assert set_up(checkout) == ["ok"]
 
 
 def test_the_benchmarks_libraries_are_installed_once_and_for_them_alone(checkout):
-    setup(checkout)
-    assert setup(checkout, ".venv/.bench") == ["pip .[dev,bench]", "ok"]
-    assert setup(checkout, ".venv/.bench") == ["ok"]
-    assert setup(checkout) == ["ok"]
+    set_up(checkout)
+    assert set_up(checkout, ".venv/.bench") == ["pip .[dev,bench]", "ok"]
+    assert set_up(checkout, ".venv/.bench") == ["ok"]
+    assert set_up(checkout) == ["ok"]
 
 
 @pytest.mark.parametrize(

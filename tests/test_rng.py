@@ -116,3 +116,9 @@ def test_seeds_spread_over_all_bits():
     seeds = [keyed_generator(0, i).initial_seed() for i in range(2000)]
     shares = [statistics.fmean(seed >> bit & 1 for seed in seeds) for bit in range(63)]
     assert max(abs(share - 0.5) for share in shares) < 5 * 0.5 / 2000**0.5
+
+
+def test_no_two_of_a_hundred_thousand_images_share_a_seed():
+    seeds = {generator.initial_seed() for generator in image_generators(0, range(100_000))}
+    assert len(seeds) == 100_000
+    assert max(seeds) < 2**32

@@ -120,14 +120,17 @@ def score_name(features: nn.Module | None) -> str:
     return getattr(features, "score_name", f"fid_{type(features).__name__.lower()}")
 
 
-def publish(trainer: Trainer, name: str, picture: Tensor) -> Path:
-    """Write a uint8 picture (C, H, W) on rank zero, as ``{log_dir}/images/{name}-{step}.png``, and to loggers."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir) / "images"
+def picture_folder(trainer: Trainer) -> Path:
+    """``{log_dir}/images``; to be called on all ranks, as ``log_dir`` is broadcast."""
+    return Path(trainer.log_dir or trainer.default_root_dir) / "images"
+
+
+def publish(trainer: Trainer, folder: Path, name: str, picture: Tensor) -> Path:
+    """On rank zero, write a uint8 picture (C, H, W) as ``{folder}/{name}-{step}.png``, and offer it to the loggers."""
     path = folder / f"{name}-{trainer.global_step:08d}.png"
-    if trainer.is_global_zero:
-        save_picture(picture, path)
-        for logger in trainer.loggers:
-            _offer(logger, name, picture, trainer.global_step)
+    save_picture(picture, path)
+    for logger in trainer.loggers:
+        _offer(logger, name, picture, trainer.global_step)
     return path
 
 

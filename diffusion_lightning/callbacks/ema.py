@@ -47,9 +47,11 @@ class EMA(WeightAveraging):
             self.updates, self._swapped = 0, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the model to its device: the copy was made before the model moved."""
+        """Follow the model to its device and precision, made before it moved; average in float32 at least."""
         if self._average_model is not None:
             self._average_model.to(pl_module.device)
+            for mean, weight in zip(self._average_model.module.parameters(), pl_module.parameters(), strict=True):
+                mean.data = mean.data.to(torch.promote_types(weight.dtype, torch.float32))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Average, and count."""
@@ -113,4 +115,6 @@ class EMA(WeightAveraging):
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], number: Tensor | int) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(
+            averaged, [new.to(old.dtype) for old, new in zip(averaged, current, strict=True)], 1 - decay
+        )

@@ -5,11 +5,11 @@ from lightning.pytorch import Trainer
 from rich import get_console
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks.base import Look, publish, score_name
-from diffusion_lightning.images import grid, sheet
+from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers.base import Sampler, Step
+from diffusion_lightning.sheets import grid, sheet
 from diffusion_lightning.types import RestorationBatch
 
 
@@ -65,14 +65,15 @@ class Generation(Look):
                 self.distances.update("generated", images)
         distances = self.log_distances(module, stage)
         shown = self._gather(module, torch.cat(kept) if kept else None)
+        folder = picture_folder(trainer)
         if trainer.is_global_zero:
             value = distances.get("generated")
             told = [] if value is None else [f"{score_name(self.features)} of {self.images} generated: {value:.3f}"]
             if self.pictures > 0:
-                told.append(str(publish(trainer, "generated", grid(shown))))
+                told.append(str(publish(trainer, folder, "generated", grid(shown))))
             if self.trajectories > 0:
                 strip = torch.stack([step.x[: self.trajectories] for step in _spread(walk, 9)], 1)
-                publish(trainer, "trajectory", sheet(strip, [f"t={step.t:.2f}" for step in _spread(walk, 9)]))
+                publish(trainer, folder, "trajectory", sheet(strip, [f"t={step.t:.2f}" for step in _spread(walk, 9)]))
             get_console().print("  ".join(told), soft_wrap=True)
 
     def _generate(self, module: RestorationModule, indices: range, walk: list[Step] | None) -> Tensor:

@@ -6,13 +6,13 @@ from rich import get_console
 from rich.table import Table
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks.base import Look, publish, score_name
+from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.images import sheet
 from diffusion_lightning.metrics.restoration import RestorationScores
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers.base import Sampler, Step
+from diffusion_lightning.sheets import sheet
 from diffusion_lightning.types import RestorationBatch
 
 STATES = ("degraded", "direct", "sampled")
@@ -86,11 +86,12 @@ class RestorationTable(Look):
         distances = self.log_distances(module, stage)
         for name, value in distances.items():
             table[name][score_name(self.features)] = value
+        folder = picture_folder(trainer)
         if trainer.is_global_zero:
             get_console().print(_rich(table, "Restoration of held-out images from t = 1"))
         if trainer.is_global_zero and self._shown:
             rows = {key: torch.cat([part[key] for part in self._shown])[: self.pictures] for key in self._shown[0]}
-            get_console().print(publish(trainer, "restored", sheet(rows)), soft_wrap=True)
+            get_console().print(publish(trainer, folder, "restored", sheet(rows)), soft_wrap=True)
 
 
 def _rich(table: dict[str, dict[str, Tensor]], title: str) -> Table:

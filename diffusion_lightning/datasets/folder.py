@@ -51,7 +51,7 @@ class FolderDataset(PictureDataset):
     If all pictures lie in subfolders, two or more, the names of these (the first level) are the classes. The split goes
     by a hash of each file's path within the folder: it stays when files are added.
 
-    Files are opened only when their turn comes: a folder of 100,000 is set up in a second or two, and a damaged file
+    Files are opened only when their turn comes: a folder of 100,000 is set up in a few seconds, and a damaged file
     shows when it is read.
 
     Args:

@@ -138,7 +138,8 @@ class Degradation(nn.Module, ABC):
             return degraded
         if "noise" not in params:
             raise ValueError(f"{type(self).__name__} has noise and params has none: take params from sample_params(x)")
-        return degraded + per_image(self.sigma(t), x) * params["noise"]
+        precise = t.to(torch.promote_types(t.dtype, x.dtype))
+        return degraded + per_image(self.sigma(precise), x) * params["noise"]
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """D_tᵀ y of a linear degradation, or of the linear part of an affine one: (B, C, H, W) → the same shape."""

@@ -47,7 +47,7 @@ class GaussianNoise(Degradation):
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """√ᾱ_t x."""
-        return per_image(self.alpha(t), x) * x
+        return per_image(self.alpha_bar(t).sqrt(), x) * x
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """√ᾱ_t y."""

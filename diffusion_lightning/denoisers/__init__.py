@@ -1,6 +1,6 @@
 """Denoisers: networks F(x, t, vector, tokens) that guess, from a degraded image and its severity, what was lost."""
 
-from .adapter import Adapter
-from .unet import UNet
+from diffusion_lightning.denoisers.adapter import Adapter
+from diffusion_lightning.denoisers.unet import UNet
 
 __all__ = ["Adapter", "UNet"]

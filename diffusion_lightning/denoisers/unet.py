@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import GROUP, Downsample, Stage, TimeEmbedding, Upsample, zero
+from diffusion_lightning.denoisers.blocks import GROUP, Downsample, Stage, TimeEmbedding, Upsample, zero
 
 
 class UNet(nn.Module):

@@ -1,5 +1,6 @@
 """The Fréchet distance between two sets of images in a network's features (FID, 1706.08500)."""
 
+import warnings
 from typing import Self
 from urllib.error import URLError
 
@@ -95,8 +96,8 @@ class FrechetDistances:
             self.distances[name].update(self._extract(images), real=False)
 
     def compute(self) -> dict[str, Tensor]:
-        """The distance of each set, over all ranks."""
-        return {name: distance.compute() for name, distance in self.distances.items()}
+        """The distance of each set, over all ranks; NaN where it is undefined, of fewer than two images."""
+        return {name: _compute(distance) for name, distance in self.distances.items()}
 
     def reset(self) -> None:
         """Forget all images."""
@@ -105,6 +106,16 @@ class FrechetDistances:
 
     def _extract(self, images: Tensor) -> Tensor:
         return self.features(to_uint8(images)).float().flatten(1)
+
+
+def _compute(distance: FrechetInceptionDistance) -> Tensor:
+    try:
+        return distance.compute()
+    except RuntimeError as error:
+        if "More than one sample" not in str(error):
+            raise
+        warnings.warn("a Fréchet distance needs at least 2 real images and 2 others: it is NaN", stacklevel=2)
+        return torch.tensor(torch.nan, device=distance.device)
 
 
 class _Given(nn.Module):

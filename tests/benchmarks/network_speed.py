@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from network_training import digits, train
-from networks import NETWORKS, SIZES, build, parameters
+from _network_training import digits, train
+from _networks import NETWORKS, SIZES, build, parameters
 from rich.console import Console
 from rich.table import Table
 from torch import nn

@@ -215,6 +215,7 @@ def test_noise_that_params_do_not_hold_counts_as_none(case, name):
     without = {key: value for key, value in params.items() if key != "noise"}
     expected = SAMPLERS[name](3)(Perfect(clean), degradation, x, silent)
     assert torch.equal(SAMPLERS[name](3)(Perfect(clean), degradation, x, without), expected)
+    assert "noise" not in without
 
 
 @pytest.mark.parametrize("start", [0.0, -0.1, 1.01])
