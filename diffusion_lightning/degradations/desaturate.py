@@ -63,7 +63,7 @@ class Desaturate(Degradation):
         colours = 3 if channels == 4 else channels
         if self.grey == "luma" and colours != 3:
             raise ValueError(f"luma is defined for RGB and the images have {channels} channels: use grey: mean")
-        weights = torch.tensor(LUMA, dtype=torch.float64) if self.grey == "luma" else torch.full((colours,), 1 / colours, dtype=torch.float64)
+        weights = torch.tensor(LUMA if self.grey == "luma" else (1 / colours,) * colours, dtype=torch.float64)
         change = torch.zeros(channels, channels, dtype=torch.float64)
         change[:colours, :colours] = weights - torch.eye(colours, dtype=torch.float64)
         return change
