@@ -13,7 +13,6 @@ from torch import Tensor
 
 from diffusion_lightning.types import Generators
 
-
 SPREAD = 0x9E3779B1
 """2³² divided by the golden ratio, made odd: multiples of it modulo 2³² are all different and far apart."""
 

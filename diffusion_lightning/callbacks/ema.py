@@ -29,7 +29,7 @@ class EMA(WeightAveraging):
             raise ValueError(f"decay={decay}: choose a value in [0, 1), for instance 0.999")
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}: choose at least 1")
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        super().__init__(use_buffers=False)
         self.decay = decay
         self.start_step = start_step
         self.every_n_steps = every_n_steps
@@ -55,9 +55,10 @@ class EMA(WeightAveraging):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Average, and count."""
-        before = self._latest_update_step
-        super().on_train_batch_end(trainer, pl_module, *args)
-        self.updates += self._latest_update_step != before
+        step = trainer.global_step
+        if step > self._latest_update_step and self.should_update(step_idx=step - 1):
+            self._average(pl_module)
+            self._latest_update_step = step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average in place, before the epoch starts for the callbacks that come before this one."""
@@ -113,8 +114,14 @@ class EMA(WeightAveraging):
             self._swap_models(module)
             self._swapped = average
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], number: Tensor | int) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(
-            averaged, [new.to(old.dtype) for old, new in zip(averaged, current, strict=True)], 1 - decay
-        )
+    @torch.no_grad()
+    def _average(self, module: LightningModule) -> None:
+        assert self._average_model is not None
+        averaged: list[Tensor] = list(self._average_model.module.parameters())
+        current = [new.to(old.dtype) for old, new in zip(averaged, module.parameters(), strict=True)]
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for copy, own in zip(self._average_model.module.buffers(), module.buffers(), strict=True):
+            copy.copy_(own)  # swapped with the parameters, but never averaged
+        self._average_model.n_averaged += 1
+        self.updates += 1
