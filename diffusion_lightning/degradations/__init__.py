@@ -6,8 +6,10 @@ from diffusion_lightning.degradations.blur import GaussianBlur
 from diffusion_lightning.degradations.compose import Compose
 from diffusion_lightning.degradations.desaturate import Desaturate
 from diffusion_lightning.degradations.fade import Fade
+from diffusion_lightning.degradations.imagenet_c import ImageNetC
 from diffusion_lightning.degradations.noise import GaussianNoise
 from diffusion_lightning.degradations.pixelate import Pixelate
+from diffusion_lightning.degradations.snow import Snow
 from diffusion_lightning.degradations.transform import Transform
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "Fade",
     "GaussianBlur",
     "GaussianNoise",
+    "ImageNetC",
     "Pixelate",
+    "Snow",
     "Transform",
 ]
