@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
@@ -62,10 +63,11 @@ class Prior(ABC):
         return self.start(degradation, generators, device)
 
 
-class ChannelMeans(Prior):
-    """A Gaussian mixture on the channel means of D_1(x_0), drawn as a constant image, plus σ_1 z.
+class Mixture(Prior):
+    """A Gaussian mixture on a few numbers of D_1(x_0), from which the image is made again, plus σ_1 z.
 
-    For noise this is N(0, σ_1²) and for blur down to the mean the paper's start (2208.09392, sec. 5.2).
+    Of a linear degradation the mixture takes the linear part alone: what the draws add to it (the colour that an image
+    fades to) is drawn anew with the params that the walk then holds.
 
     Args:
         components: Gaussians of the mixture, with full covariances.
@@ -77,18 +79,26 @@ class ChannelMeans(Prior):
             raise ValueError(f"components={components}: a mixture has at least 1 Gaussian")
         self.components = components
 
+    @abstractmethod
+    def reduce(self, ends: Tensor) -> Tensor:
+        """The few pixels of D_1(x_0): (B, C, H, W) → (B, C, h, w)."""
+
+    @abstractmethod
+    def enlarge(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """The image of the few pixels: (B, C, h, w) → (B, C, H, W)."""
+
     def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
         """Fit the mixture by expectation maximisation (scikit-learn)."""
-        means, shape = [], None
+        pixels, shape = [], None
         generator = rng.keyed_generator(seed, "prior")
         for clean in batches:
             params = degradation.sample_params(clean, generator)
-            ends = degradation.operator(clean, torch.ones(len(clean), device=clean.device), params)
-            means.append(ends.mean((2, 3)).cpu())
+            ends = degradation.operator(clean, _ones(clean), params) - _offset(clean, degradation, params)
+            pixels.append(self.reduce(ends).cpu())
             shape = clean.shape[1:]
         if shape is None:
             raise ValueError("the prior was given no images to fit: the data set is empty")
-        points = torch.cat(means).double()
+        points = torch.cat(pixels).flatten(1).double()
         components = min(self.components, len(points))
         if len(points) < 2:
             points = points.repeat(2, 1)  # the mixture wants two points; their covariance is then its regulariser
@@ -104,16 +114,59 @@ class ChannelMeans(Prior):
     def start(
         self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Params]:
-        """A constant image for each generator, and its noise."""
+        """An image of a few pixels for each generator, and its noise."""
         channels, height, width = self.state["shape"].tolist()
         number, like = len(generators), torch.empty(0, dtype=torch.float64)
         pick = rng.uniform((number, 1), generators, like)
         component = (pick > self.state["weights"].cumsum(0)).sum(1).clamp(max=len(self.state["weights"]) - 1)
-        z = rng.normal((number, channels), generators, like)
-        means = self.state["means"][component] + torch.einsum("bij,bj->bi", self.state["factors"][component], z)
-        flat = means.float()[:, :, None, None].expand(-1, -1, height, width).to(device)
-        params = degradation.sample_params(flat, generators)
-        return add_noise(flat, degradation, params), params
+        z = rng.normal((number, self.state["means"].shape[1]), generators, like)
+        points = self.state["means"][component] + torch.einsum("bij,bj->bi", self.state["factors"][component], z)
+        pixels = points.float().view(number, *self.reduce(torch.empty(1, channels, height, width)).shape[1:])
+        x = self.enlarge(pixels, height, width).to(device)
+        params = degradation.sample_params(x, generators)
+        return add_noise(x + _offset(x, degradation, params), degradation, params), params
+
+
+class ChannelMeans(Mixture):
+    """A Gaussian mixture on the channel means of D_1(x_0), drawn as a constant image, plus σ_1 z.
+
+    For noise this is N(0, σ_1²), for blur down to the mean the paper's start (2208.09392, sec. 5.2), for animorphosis
+    an animal, and for fading to a drawn colour that colour.
+
+    Args:
+        components: Gaussians of the mixture, with full covariances.
+    """
+
+    def reduce(self, ends: Tensor) -> Tensor:
+        """One pixel, the mean of each channel."""
+        return ends.mean((2, 3), keepdim=True)
+
+    def enlarge(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """A constant image."""
+        return pixels.expand(-1, -1, height, width)
+
+
+class LastPixels(Mixture):
+    """A Gaussian mixture on the last few pixels of D_1(x_0), drawn as blocks: for pixelation (2208.09392, sec. 5.3).
+
+    Args:
+        block: The side of a block in pixels: 2^T for ``Pixelate`` of T steps.
+        components: Gaussians of the mixture, with full covariances.
+    """
+
+    def __init__(self, block: int, components: int = 1) -> None:
+        super().__init__(components)
+        if block < 1:
+            raise ValueError(f"block={block}: a block is at least 1 pixel wide")
+        self.block = block
+
+    def reduce(self, ends: Tensor) -> Tensor:
+        """The mean of each block; the last of a row or a column holds what is left."""
+        return F.avg_pool2d(ends, self.block, ceil_mode=True)
+
+    def enlarge(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Blocks of one value each."""
+        return pixels.repeat_interleave(self.block, 2).repeat_interleave(self.block, 3)[..., :height, :width]
 
 
 class HeldOut(Prior):
@@ -152,11 +205,21 @@ class HeldOut(Prior):
         pick = (rng.uniform((len(generators), 1), generators)[:, 0] * len(pictures)).long()
         clean = from_uint8(pictures[pick]).to(device)
         params = degradation.sample_params(clean, generators)
-        return degradation(clean, torch.ones(len(clean), device=clean.device), params), params
+        return degradation(clean, _ones(clean), params), params
 
 
 def add_noise(x: Tensor, degradation: Degradation, params: Params) -> Tensor:
     """x + σ_1 z for a start x that stands for D_1(x_0) already."""
     if not degradation.noisy:
         return x
-    return x + per_image(degradation.sigma(torch.ones(len(x), device=x.device)), x) * params["noise"]
+    return x + per_image(degradation.sigma(_ones(x)), x) * params["noise"]
+
+
+def _ones(x: Tensor) -> Tensor:
+    return torch.ones(len(x), device=x.device)
+
+
+def _offset(x: Tensor, degradation: Degradation, params: Params) -> Tensor:
+    """D_1(0), which a degradation that is affine adds to every image; 0 of others."""
+    zero = torch.zeros_like(x)
+    return degradation.operator(zero, _ones(x), params) if degradation.linear else zero

@@ -4,20 +4,33 @@ import pytest
 import torch
 
 from diffusion_lightning import priors
-from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
+from diffusion_lightning.datasets import StoredPictures
+from diffusion_lightning.degradations import Animorphosis, Compose, Fade, GaussianBlur, GaussianNoise, Pixelate
 from diffusion_lightning.images import from_uint8
-from diffusion_lightning.priors import ChannelMeans, HeldOut, add_noise
+from diffusion_lightning.priors import ChannelMeans, HeldOut, LastPixels, add_noise
 from diffusion_lightning.rng import image_generators, keyed_generator
 
 MEAN = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
 FACTOR = torch.tensor([[0.2, 0.0, 0.0], [0.1, 0.1, 0.0], [-0.05, 0.08, 0.15]], dtype=torch.float64)
 COLD = {"steps": 4, "kernel_size": 5, "std": 1.0, "schedule": "constant", "final_mean": True}
-PRIORS = {"ChannelMeans": ChannelMeans, "two ChannelMeans": lambda: ChannelMeans(2), "HeldOut": HeldOut}
+PRIORS = {
+    "ChannelMeans": ChannelMeans,
+    "two ChannelMeans": lambda: ChannelMeans(2),
+    "HeldOut": HeldOut,
+    "LastPixels": lambda: LastPixels(4),
+}
 DEGRADATIONS = {
     "noise": lambda: GaussianNoise(steps=20),
     "cold blur": lambda: GaussianBlur(**COLD),
     "warm blur": lambda: GaussianBlur(**COLD, noise=0.5),
+    "pixelation": lambda: Pixelate(steps=2, first="mean"),
+    "fading to a colour": lambda: Fade(steps=5, colour="random"),
+    "animorphosis": lambda: Animorphosis(animals, steps=20),
 }
+
+
+def animals():
+    return StoredPictures(torch.randint(256, (9, 3, 6, 6), generator=keyed_generator(7), dtype=torch.uint8))
 
 
 def coloured_images(number, size=6, seed=0):
@@ -106,6 +119,59 @@ def test_the_noise_of_the_start_is_the_one_that_the_walk_holds():
     x, params = fitted(ChannelMeans(), degradation).sample(degradation, image_generators(0, range(3)))
     flat = x - 0.5 * params["noise"]
     assert torch.allclose(flat, flat[:, :, :1, :1].expand_as(flat), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 6], ids=["whole blocks", "blocks with a rest"])
+def test_last_pixels_draw_pixelated_images_with_the_moments_of_the_data(size):
+    pixelate = Pixelate(steps=2, first="mean")
+    coarse = torch.randn(2000, 3, 2, 2, generator=keyed_generator(3)) * 0.2
+    coarse[:, :, 0, 0] += coarse[:, :, 1, 1]
+    images = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :size, :size] + texture(2000, size)
+    prior = fitted(LastPixels(block=4), pixelate, images)
+    x, params = prior.sample(pixelate, image_generators(0, range(3000)))
+    assert params == {}
+    assert x.shape[1:] == images.shape[1:]
+    assert torch.allclose(pixelate(x, torch.ones(3000), {}), x, atol=1e-6)
+    corners, found = coarse.flatten(1).double(), x[:, :, ::4, ::4].flatten(1).double()
+    assert torch.allclose(found.mean(0), corners.mean(0), atol=0.03)
+    assert torch.allclose(found.T.cov(), corners.T.cov(), atol=0.012)
+
+
+def texture(number, size):
+    """What averages to nothing over blocks of 4 pixels and over what is left of them."""
+    signs = (-1.0) ** torch.arange(size)
+    return 0.3 * signs[:, None] * signs.expand(number, 3, size, size)
+
+
+def test_two_last_pixels_mixtures_find_two_kinds_of_pictures():
+    bright = torch.ones(40, 1, 4, 4) * torch.tensor([0.5, 0.5, -0.5, -0.5])
+    images = torch.cat([bright, -bright]) + 0.01 * torch.randn(80, 1, 4, 4, generator=keyed_generator(0))
+    prior = fitted(LastPixels(block=2, components=2), Pixelate(steps=1, first="mean"), images)
+    x, _ = prior.sample(Pixelate(steps=1, first="mean"), image_generators(0, range(50)))
+    assert ((x[..., 0] * x[..., -1]) < -0.2).all()
+    assert 10 < (x[:, 0, 0, 0] > 0).sum() < 40
+
+
+@pytest.mark.parametrize("make", [ChannelMeans, lambda: LastPixels(2)], ids=["ChannelMeans", "LastPixels"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "composed"])
+def test_a_fade_starts_from_the_colour_that_its_params_hold(make, wrapped):
+    fade = Fade(steps=20, colour="random")
+    degradation = Compose([fade]) if wrapped else fade
+    x, params = fitted(make(), degradation).sample(degradation, image_generators(0, range(20)))
+    colour = params["0.colour" if wrapped else "colour"]
+    assert (x - colour).abs().max() < 0.01  # what remains is the regulariser of the mixture
+    assert colour.std() > 0.2
+
+
+def test_animorphosis_starts_from_an_animal():
+    degradation = Animorphosis(animals, steps=1000)
+    images = 0.3 + 0.1 * coloured_images(64)
+    x, params = fitted(ChannelMeans(), degradation, images).sample(degradation, image_generators(0, range(30)))
+    stored = from_uint8(animals().images)
+    distances = (x[:, None] - stored).abs().amax((2, 3, 4))
+    assert distances.amin(1).max() < 0.02
+    assert torch.equal(stored[distances.argmin(1)], params["noise"])
+    assert len(distances.argmin(1).unique()) > 5
 
 
 def test_without_noise_a_start_stays_as_it_is():
@@ -208,6 +274,8 @@ def test_an_empty_data_set_is_refused(prior):
 def test_sizes_below_one_are_refused_by_value():
     with pytest.raises(ValueError, match="components=0"):
         ChannelMeans(components=0)
+    with pytest.raises(ValueError, match="block=0"):
+        LastPixels(block=0)
     with pytest.raises(ValueError, match="number=0"):
         HeldOut(number=0)
 
@@ -216,4 +284,4 @@ def test_every_prior_is_tested_here():
     found = {
         name for name, value in vars(priors).items() if isinstance(value, type) and issubclass(value, priors.Prior)
     }
-    assert found - {"Prior"} == {"ChannelMeans", "HeldOut"}, "add the new prior to PRIORS"
+    assert found - {"Prior", "Mixture"} == {"ChannelMeans", "HeldOut", "LastPixels"}, "add the new prior to PRIORS"

@@ -3,7 +3,20 @@
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.embedded import Digits
+from diffusion_lightning.data.emoji import Emoji
+from diffusion_lightning.data.faces import AFHQ, CelebA
 from diffusion_lightning.data.folder import ImageFolder
 from diffusion_lightning.data.vision import CIFAR10, MNIST, FashionMNIST
 
-__all__ = ["CIFAR10", "MNIST", "DegradationDataModule", "Digits", "FashionMNIST", "ImageFolder", "degrade"]
+__all__ = [
+    "AFHQ",
+    "CIFAR10",
+    "MNIST",
+    "CelebA",
+    "DegradationDataModule",
+    "Digits",
+    "Emoji",
+    "FashionMNIST",
+    "ImageFolder",
+    "degrade",
+]

@@ -2,7 +2,20 @@
 
 from collections.abc import Callable
 
-from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
+from diffusion_lightning.datasets import DigitsDataset
+from diffusion_lightning.degradations import (
+    Animorphosis,
+    Compose,
+    Degradation,
+    Desaturate,
+    Fade,
+    GaussianBlur,
+    GaussianNoise,
+    Pixelate,
+    Transform,
+)
+
+BLUR = "kornia.filters.gaussian_blur2d"
 
 DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "cosine noise": lambda: GaussianNoise(steps=20),
@@ -17,6 +30,25 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "blur to the mean in one step": lambda: GaussianBlur(steps=1, kernel_size=3, final_mean=True),
     "warm blur": lambda: GaussianBlur(steps=10, kernel_size=5, noise=0.3, padding="reflect"),
     "blur with symmetry-breaking noise": lambda: GaussianBlur(steps=10, kernel_size=5, noise_floor=0.002),
+    "pixelation": lambda: Pixelate(steps=3),
+    "warm pixelation by means": lambda: Pixelate(steps=2, first="mean", noise=0.2),
+    "desaturation": lambda: Desaturate(steps=5, noise=0.1),
+    "fading": lambda: Fade(steps=12, std=0.5),
+    # In Compose, which has no singular values: those of a drawn mask are not known before the draw.
+    "fading about a drawn centre": lambda: Compose([Fade(steps=12, std=0.5, centre="random")], noise_floor=0.002),
+    "fading to a drawn colour": lambda: Compose([Fade(steps=12, std=0.5, colour="random")]),
+    "pixelation, then desaturation": lambda: Compose(
+        [Pixelate(steps=3), Desaturate(steps=5)], spans=[(0.0, 0.5), (0.25, 1.0)], noise=0.1
+    ),
+    "blur and fading at once": lambda: Compose([GaussianBlur(steps=8, kernel_size=5), Fade(steps=12, centre="random")]),
+    "animorphosis": lambda: Animorphosis(DigitsDataset, steps=20),
+    "a function that ramps": lambda: Transform(
+        BLUR, {"sigma": [[0.0, 0.0], [2.0, 3.0]]}, None, {"kernel_size": [5, 3]}
+    ),
+    "a function that is blended in": lambda: Transform("torch.sinh", domain="signed", steps=4, noise=0.1),
+    "a function of drawn arguments": lambda: Transform(
+        "kornia.enhance.adjust_gamma", {"gamma": [1.0, 3.0]}, {"gain": [0.5, 0.8]}, steps=5
+    ),
 }
 
 

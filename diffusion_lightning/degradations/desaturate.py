@@ -1,0 +1,69 @@
+"""Desaturation (2208.09392, appendix): colours go linearly to grey."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.schedules import grid_position, per_image
+from diffusion_lightning.types import Params
+
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, the weights of Kornia's and Pillow's grey."""
+
+
+class Desaturate(Degradation):
+    """x_t = (1 − t) x + t·grey(x); of 4 channels the last is alpha and stays, one channel is grey already.
+
+    Args:
+        steps: T.
+        grey: The mean of the channels, as the paper, or luma (BT.601, RGB only).
+        noise: σ_1 of a noise that grows linearly with t (warm diffusion).
+        noise_floor: The least σ_t for t ≥ 1/T.
+    """
+
+    linear = True
+
+    def __init__(
+        self,
+        steps: int = 20,
+        grey: Literal["mean", "luma"] = "mean",
+        noise: float = 0.0,
+        noise_floor: float = 0.0,
+    ) -> None:
+        super().__init__(steps, noise, noise_floor)
+        if grey not in ("mean", "luma"):
+            raise ValueError(f"grey={grey!r}: choose mean or luma")
+        self.grey = grey
+
+    def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
+        """x + t (J − I) x with J the matrix that makes grey."""
+        return self._mix(x, t, self._change(x.shape[1]))
+
+    def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
+        """y + t (J − I)ᵀ y."""
+        return self._mix(y, t, self._change(y.shape[1]).mT)
+
+    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
+        """Those of the C×C matrix, at every pixel."""
+        channels, height, width = shape
+        matrix = torch.eye(channels, dtype=torch.float64) + self._time(t).cpu()[:, None, None] * self._change(channels)
+        return torch.linalg.svdvals(matrix).repeat(1, height * width).to(t.device)
+
+    def _time(self, t: Tensor) -> Tensor:
+        return grid_position(t, self.steps) / self.steps
+
+    def _mix(self, x: Tensor, t: Tensor, change: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return x + per_image(self._time(t), x) * torch.einsum("ij,bjhw->bihw", change.to(x), x)
+
+    def _change(self, channels: int) -> Tensor:
+        """J − I, float64 (C, C)."""
+        colours = 3 if channels == 4 else channels
+        if self.grey == "luma" and colours != 3:
+            raise ValueError(f"luma is defined for RGB and the images have {channels} channels: use grey: mean")
+        weights = torch.tensor(LUMA if self.grey == "luma" else (1 / colours,) * colours, dtype=torch.float64)
+        change = torch.zeros(channels, channels, dtype=torch.float64)
+        change[:colours, :colours] = weights - torch.eye(colours, dtype=torch.float64)
+        return change

@@ -1,0 +1,120 @@
+"""Fading (the inpainting of 2208.09392, sec. 5.2): Gaussian masks eat the image from a centre, or towards a colour."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning import rng
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.schedules import read_table
+from diffusion_lightning.types import Generators, Params
+
+
+class Fade(Degradation):
+    """x_t = M_t ⊙ x + (1 − M_t) ⊙ c with M_t the product of k = t·T masks 1 − exp(−r²/2σ_i²), σ_i = std·(i + initial).
+
+    Args:
+        steps: T, the number of masks.
+        std: What each mask is wider than the one before, in pixels.
+        initial: The first mask's width in units of ``std``.
+        centre: Where the masks lie: the image's centre, or a pixel drawn for each image.
+        colour: What is left: mid grey (0), or a colour drawn from U[−.5, .5] for each image, which x_1 then is exactly.
+        noise: σ_1 of a noise that grows linearly with t (warm diffusion).
+        noise_floor: The least σ_t for t ≥ 1/T.
+    """
+
+    linear = True
+
+    def __init__(
+        self,
+        steps: int = 100,
+        std: float = 0.2,
+        initial: float = 1.0,
+        centre: Literal["image", "random"] = "image",
+        colour: Literal["grey", "random"] = "grey",
+        noise: float = 0.0,
+        noise_floor: float = 0.0,
+    ) -> None:
+        super().__init__(steps, noise, noise_floor)
+        if std <= 0 or initial <= 0:
+            raise ValueError(f"std={std}, initial={initial}: both must be positive")
+        if centre not in ("image", "random"):
+            raise ValueError(f"centre={centre!r}: choose image or random")
+        if colour not in ("grey", "random"):
+            raise ValueError(f"colour={colour!r}: choose grey or random")
+        self.std = std
+        self.initial = initial
+        self.centre = centre
+        self.colour = colour
+
+    @property
+    def hidden_params(self) -> bool:  # type: ignore[override]
+        """A drawn centre or colour is not known of a user's picture."""
+        return self.centre == "random" or self.colour == "random"
+
+    def draw(self, x: Tensor, generator: Generators) -> Params:
+        """The centre (B, 2), in pixels, and the colour (B, C, 1, 1), as far as they are drawn."""
+        params: Params = {}
+        if self.centre == "random":
+            u = rng.uniform((len(x), 2), generator, like=x)
+            params["centre"] = (u * torch.tensor(x.shape[-2:]).to(x)).floor()
+        if self.colour == "random":
+            params["colour"] = rng.uniform((len(x), x.shape[1], 1, 1), generator, like=x) - 0.5
+        return params
+
+    def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
+        """M_t ⊙ x + (1 − M_t) ⊙ c."""
+        mask = self.mask(x, t, params)
+        faded = mask * x
+        return faded + (1 - mask) * _drawn(params, "colour") if self.colour == "random" else faded
+
+    def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
+        """M_t ⊙ y, of the linear part."""
+        return self.mask(y, t, params) * y
+
+    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
+        """The mask's values, for a mask about the image's centre."""
+        if self.centre == "random":
+            raise TypeError("the singular values depend on the drawn centre: they are the values of mask(x, t, params)")
+        like = torch.empty(len(t), *shape, dtype=torch.float64, device=t.device)
+        return self.mask(like, t, {}).expand(-1, shape[0], -1, -1).flatten(1)
+
+    def mask(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
+        """M_t (B, 1, H, W) for the images x."""
+        height, width = x.shape[-2:]
+        if self.centre == "image":
+            axes = [torch.arange(size, device=x.device) - (size - 1) / 2 for size in (height, width)]
+            offsets = [axis.expand(len(x), -1) for axis in axes]
+        else:
+            axes = [torch.arange(size, device=x.device) for size in (height, width)]
+            centre = _drawn(params, "centre")
+            offsets = [axis - centre[:, i, None] for i, axis in enumerate(axes)]
+        squares = offsets[0].double().square()[:, :, None] + offsets[1].double().square()[:, None, :]
+        key = (height, width, x.device)
+        distances, table = self.cache.get(key, lambda: self._table(height, width, x.device))
+        rows = read_table(table, t)  # (B, distances)
+        columns = torch.searchsorted(distances, squares.flatten(1))
+        return rows.gather(1, columns).view(squares.shape).to(x.dtype)[:, None]
+
+    def _table(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The squared distances that occur, ascending (D,), and M_k there, float64 (T+1, D)."""
+        offset = 0.0 if self.centre == "random" else 0.5
+        rows, columns = (
+            torch.arange(size, dtype=torch.float64) + (offset if size % 2 == 0 else 0.0) for size in (height, width)
+        )
+        squares = (rows.square()[:, None] + columns.square()).unique()
+        masks = [torch.ones_like(squares)]
+        for i in range(self.steps):
+            sigma = self.std * (i + self.initial)
+            masks.append(masks[-1] * -torch.expm1(-squares / (2 * sigma**2)))
+        table = torch.stack(masks)
+        if self.colour == "random":  # what the masks leave of the image goes with the last, so that x_1 is the colour
+            table[-1] = 0
+        return squares.to(device), table.to(device)
+
+
+def _drawn(params: Params, name: str) -> Tensor:
+    if name not in params:
+        raise ValueError(f"Fade draws a {name} and params has none: take params from sample_params(x)")
+    return params[name]

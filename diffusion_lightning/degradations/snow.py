@@ -1,0 +1,250 @@
+"""Snow: ImageNet-C's (1903.12261, as the package imagecorruptions draws it) and the ladder of 2208.09392, sec. 5.5.
+
+Both enlarge a field of noise, keep what is above a threshold, blur it along a line, and add this layer and its half
+turn to the brightened picture. Here a layer is made once, at the severity that each image needs, for the whole batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusion_lightning import rng
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.schedules import grid_position, per_image
+from diffusion_lightning.types import Generators, Params
+
+SEVERITIES = (
+    (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+    (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+    (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+    (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+    (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+)
+"""ImageNet-C's severities 1 … 5: mean, deviation and zoom of the noise; threshold; radius and σ of the blur; mix."""
+
+LEVELS = (
+    (0.1, 0.3, 3, (0.7, 0.3), 5, (0.5, 5), (0.95, 0.7)),
+    (0.55, 0.3, 2.5, (1.15, 0.7), 11, (0.05, 12), (0.95, 0.55)),
+    (0.55, 0.3, 2.5, (1.15, 0.7), 11, (0.05, 16), (0.95, 0.4)),
+    (0.55, 0.3, 2.5, (1.15, 0.55), 11, (0.05, 20), (0.95, 0.3)),
+)
+"""The paper's levels 1 … 4: mean, deviation and zoom; threshold; taps and σ of the blur; mix. Pairs go along t."""
+
+LEAST_ZOOM = 2
+"""Of all severities and levels: no more than the image's middle half is ever enlarged."""
+
+REACH, SPREAD = 24, 17
+"""How far ImageNet-C's blur looks, in pixels: up by 2·12, and to either side by that times cos 45°."""
+
+SOFTNESS = 0.1
+"""How soft ImageNet-C's threshold becomes between whole severities, so that flakes grow and do not pop up."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, the grey of OpenCV and Kornia."""
+
+
+class Layer(NamedTuple):
+    """What the layers of B images are made with: numbers (B,), and canvases that reach beyond the image.
+
+    A canvas holds the image first and then a margin, which is also what lies above and left of the image: a canvas is
+    a torus.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    threshold: Tensor
+    softness: Tensor  # the width about the threshold over which a flake appears
+    mix: Tensor
+    rows: Tensor  # (B, canvas height, field height): linear interpolation down the field
+    columns: Tensor  # (B, canvas width, field width)
+    taps: Tensor  # (B, K): the weights of the blur
+    down: Tensor  # (B, K): by how many pixels each of them moves the canvas
+    right: Tensor
+
+
+class Snow(Degradation):
+    """Snow that falls thicker with t; the flakes of an image, and how they drift, are drawn once.
+
+    With ``severity``, t·severity is ImageNet-C's severity: its five rows of numbers are interpolated in between, so
+    that flakes grow and drift on, and below 1 the picture is blended with the clean one. With ``level``, t = k/T is
+    step k of the paper's ladder, where flakes stand still and the threshold falls. D is continuous in t: the
+    threshold is hard at whole severities and steps, where it is the original's, and soft in between; and a layer is
+    not rounded to 8 bits as ImageNet-C's is. Grey is luma for RGB; of 4 channels the last is alpha and stays; other
+    pictures take the mean of their channels.
+
+    Args:
+        severity: ImageNet-C's severity at t = 1, above 0 and up to 5; 3 if neither this nor a level is given.
+        level: The paper's level 1 … 4 in place of a severity: it uses 3 for CIFAR-10 and 4 for CelebA.
+        steps: T.
+        fix_brightness: Whether only flakes are added and the picture is not brightened, as the paper's option.
+        noise: σ_1 of a noise that grows linearly with t (warm diffusion).
+        noise_floor: The least σ_t for t ≥ 1/T.
+    """
+
+    hidden_params = True
+
+    def __init__(
+        self,
+        severity: float | None = None,
+        level: int | None = None,
+        steps: int = 200,
+        fix_brightness: bool = False,
+        noise: float = 0.0,
+        noise_floor: float = 0.0,
+    ) -> None:
+        super().__init__(steps, noise, noise_floor)
+        if severity is not None and level is not None:
+            raise ValueError(f"severity={severity} (ImageNet-C's) and level={level} (the paper's): give one of them")
+        if severity is not None and not 0 < severity <= len(SEVERITIES):
+            raise ValueError(f"severity={severity}: ImageNet-C's snow goes from above 0 to {len(SEVERITIES)}")
+        if level is not None and level not in range(1, len(LEVELS) + 1):
+            raise ValueError(f"level={level}: choose one of the paper's levels 1 to {len(LEVELS)}")
+        self.severity = 3.0 if severity is None and level is None else severity
+        self.level = level
+        self.fix_brightness = fix_brightness
+
+    def draw(self, x: Tensor, generator: Generators) -> Params:
+        """The N(0, 1) field that is enlarged (B, 1, ⌈H/2⌉, ⌈W/2⌉), and the direction (B, 1) of the drift in [0, 1)."""
+        height, width = (_crop(size, LEAST_ZOOM)[1] for size in x.shape[-2:])
+        return {
+            "flakes": rng.normal((len(x), 1, height, width), generator, like=x),
+            "direction": rng.uniform((len(x), 1), generator, like=x),
+        }
+
+    def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
+        """Clip(m x + (1 − m) max(x, bright) + S + rot180 S), blended with x below the first severity or step."""
+        u = grid_position(t.to(x.device), self.steps)
+        position = u if self.severity is None else u * self.severity / self.steps
+        with torch.autocast(x.device.type, enabled=False):
+            picture = x if x.dtype == torch.float64 else x.float()
+            colours = 3 if x.shape[1] == 4 else x.shape[1]
+            snowy = self._fall(picture[:, :colours], position.clamp(min=1), params)
+            if colours < x.shape[1]:
+                snowy = torch.cat([snowy, picture[:, colours:]], 1)
+            return torch.lerp(picture, snowy, per_image(position.clamp(max=1), picture)).to(x.dtype)
+
+    def _fall(self, x: Tensor, position: Tensor, params: Params) -> Tensor:
+        """The pictures x at a severity or step of at least 1."""
+        if missing := [name for name in ("flakes", "direction") if name not in params]:
+            raise ValueError(f"Snow draws {missing[0]} and params has none: take params from sample_params(x)")
+        made = self._drift if self.severity is not None else self._ladder
+        layer = made(x, position, params["direction"][:, 0].double())
+        snow = _render(layer, params["flakes"][:, 0].to(x), x.shape[-2:])
+        snow = (2 * (snow + snow.flip(-2, -1)))[:, None]  # 2 because images are in [-1, 1] and layers in [0, 1]
+        if self.fix_brightness:
+            return (x + snow).clamp_(-1, 1)
+        if x.shape[1] == 3:
+            grey = LUMA[0] * x[:, :1] + LUMA[1] * x[:, 1:2] + LUMA[2] * x[:, 2:]
+        else:
+            grey = x.mean(1, keepdim=True)
+        # In place, because fresh memory costs more than the arithmetic.
+        return torch.maximum(x, 1.5 * grey + 1.5).lerp_(x, per_image(layer.mix, x)).add_(snow).clamp_(-1, 1)
+
+    def _drift(self, x: Tensor, severity: Tensor, direction: Tensor) -> Layer:
+        """ImageNet-C: flakes smeared downwards, up to 45° off, beyond the border of the enlarged field its edge."""
+        height, width = x.shape[-2:]
+        key = (height, width, x.device)
+        table = self.cache.get(key, lambda: _severity_table(height, width).to(x.device))
+        # Not read_table, which would snap to whole severities what is between two steps.
+        low = severity.floor().clamp(max=len(SEVERITIES) - 1)
+        share = (severity - low)[:, None]
+        numbers = table[low.long() - 1] * (1 - share) + table[low.long()] * share
+        mean, deviation, threshold, mix = numbers[:, :4].unbind(1)
+        soft = (4 * SOFTNESS * share * (1 - share))[:, 0]
+        taps, vertical, horizontal = numbers[:, 4:-6], numbers[:, -6:-3], numbers[:, -3:]
+        angle = torch.deg2rad(90 * direction - 135)[:, None]
+        along = torch.arange(taps.shape[1], device=x.device)
+        down, right = -torch.ceil(along * angle.sin() - 0.5), -torch.ceil(along * angle.cos() - 0.5)
+        # ImageNet-C's blur ends where it has left the layer, which is so for images of less than 25 pixels.
+        inside = torch.minimum(vertical[:, 2:] - down, horizontal[:, 2:] - right.abs()) + 1
+        # What is seen beyond the border lies above, and left where flakes drift to the right.
+        upwards = torch.ones_like(angle, dtype=torch.bool)
+        axes = []
+        for size, reach, before, (start, pitch, last) in (
+            (height, REACH, upwards, vertical.split(1, 1)),
+            (width, SPREAD, angle.cos() < 0, horizontal.split(1, 1)),
+        ):
+            length = _canvas(size + reach)
+            pixels = torch.arange(length, device=x.device)
+            pixels = torch.where((pixels >= size) & before, pixels - length, pixels).clamp(min=0)
+            axes.append(_interpolation(start + pitch * pixels.minimum(last), _crop(size, LEAST_ZOOM)[1]))
+        rows, columns = axes
+        taps = taps * inside.clamp(0, 1)
+        return Layer(mean, deviation, threshold, soft, mix, rows, columns, taps, down.long(), right.long())
+
+    def _ladder(self, x: Tensor, step: Tensor, direction: Tensor) -> Layer:
+        """The paper's: flakes smeared both ways along columns or along rows, beyond the border nothing."""
+        mean, deviation, zoom, thresholds, taps, sigmas, mixes = LEVELS[(self.level or 1) - 1]
+        share = (step - 1) / max(self.steps - 1, 1)
+        threshold, sigma, mix = (start * (1 - share) + end * share for start, end in (thresholds, sigmas, mixes))
+        half = taps // 2
+        along = torch.arange(-half, half + 1, device=x.device)
+        upright = (direction > 0.5)[:, None].long()
+        axes = []
+        for size in x.shape[-2:]:
+            start, pitch, last = _geometry(size, zoom)
+            # The enlarged field is trimmed on both sides, unlike ImageNet-C's.
+            pixels = torch.arange(size, device=x.device) + (last + 1 - size) // 2
+            axis = _interpolation(start + pitch * pixels.double(), _crop(size, LEAST_ZOOM)[1])
+            axes.append(F.pad(axis, (0, 0, 0, _canvas(size + half) - size)).expand(len(x), -1, -1))
+        rows, columns = axes
+        weights = torch.softmax(-along.square() / (2 * sigma[:, None].square()), 1)
+        still, down, right = torch.ones_like(step), along * upright, along * (1 - upright)
+        soft = step.frac() * (1 - step.frac()) * 4 * (thresholds[0] - thresholds[1]) / max(self.steps - 1, 1)
+        return Layer(mean * still, deviation * still, threshold, soft, mix, rows, columns, weights, down, right)
+
+
+def _render(layer: Layer, flakes: Tensor, size: torch.Size) -> Tensor:
+    """The layers S (B, H, W) in [0, 1] of fields (B, h, w): enlarged, cut at the threshold, blurred along the line."""
+    mean, deviation, threshold, softness = (value.to(flakes)[:, None, None] for value in layer[:4])
+    field = layer.rows.to(flakes) @ (mean + deviation * flakes) @ layer.columns.to(flakes).mT
+    shown = (field - threshold).mul_(1 / softness.clamp(min=1e-6)).add_(0.5).clamp_(0, 1)
+    canvas = field.clamp_(max=1).mul_(shown)
+    height, width = canvas.shape[-2:]
+    # Products of spectra, so that a blur of 25 taps in a direction of its own costs what any other does.
+    at = layer.down % height * width + layer.right % width
+    kernel = flakes.new_zeros(len(flakes), height * width).scatter_add_(1, at, layer.taps.to(flakes))
+    spectrum = torch.fft.rfft2(canvas) * torch.fft.rfft2(kernel.view_as(canvas))
+    return torch.fft.irfft2(spectrum, s=(height, width))[:, : size[0], : size[1]]
+
+
+def _interpolation(at: Tensor, size: int) -> Tensor:
+    """Linear interpolation of ``size`` values at the positions ``at`` (..., n): weights (..., n, size)."""
+    below = at.floor().clamp(0, size - 1)
+    share = (at - below)[..., None]
+    above = (below + 1).clamp(max=size - 1)
+    weights = at.new_zeros(*at.shape, size).scatter_(-1, below.long()[..., None], 1 - share)
+    return weights.scatter_add_(-1, above.long()[..., None], share)
+
+
+def _canvas(size: int) -> int:
+    """The least side of a canvas that Fourier transforms are fast at: no prime factor above 5."""
+    return next(n for n in range(size, 2 * size) if 30**24 % n == 0)
+
+
+def _crop(size: int, zoom: float) -> tuple[int, int]:
+    """The first of the pixels in the middle of an axis that are enlarged to fill it, and their number."""
+    length = math.ceil(size / zoom)
+    return (size - length) // 2, length
+
+
+def _geometry(size: int, zoom: float) -> tuple[float, float, float]:
+    """Where the enlarged axis begins in the drawn field, its pitch, and its last pixel: SciPy's zoom, ends to ends."""
+    start, length = _crop(size, zoom)
+    last = round(length * zoom) - 1
+    return start - _crop(size, LEAST_ZOOM)[0], (length - 1) / max(last, 1), last
+
+
+def _severity_table(height: int, width: int) -> Tensor:
+    """One row a severity, float64: mean, deviation, threshold, mix; the blur's taps; the geometry of both axes."""
+    longest = 2 * max(row[4] for row in SEVERITIES) + 1
+    rows = []
+    for mean, deviation, zoom, threshold, radius, sigma, mix in SEVERITIES:
+        along = torch.arange(2 * radius + 1, dtype=torch.float64)
+        taps = F.pad(torch.softmax(-along.square() / (2 * sigma**2), 0), (0, longest - len(along)))
+        geometry = [*_geometry(height, zoom), *_geometry(width, zoom)]
+        rows.append([mean, deviation, threshold, mix, *taps.tolist(), *geometry])
+    return torch.tensor(rows, dtype=torch.float64)

@@ -1,0 +1,241 @@
+"""ImageNet-C's 19 corruptions against the package itself, and what a diffusion over their severity promises."""
+
+import builtins
+import random
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import skimage.color
+import skimage.filters
+import skimage.util
+import torch
+from torch.nn import functional as F
+
+from diffusion_lightning.degradations import ImageNetC, imagenet_c
+from diffusion_lightning.degradations.imagenet_c import NAMES, RANDOM
+from diffusion_lightning.images import from_uint8, to_uint8
+from diffusion_lightning.rng import image_generators
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it imports names that are deprecated
+    import imagecorruptions
+
+CHEAP = ("fog", "contrast")
+"""One that draws and one that does not."""
+
+every_name = pytest.mark.parametrize("name", NAMES)
+both = pytest.mark.parametrize("name", CHEAP)
+
+
+def images(number=2, height=40, width=33, dtype=torch.float32, seed=0):
+    noise = torch.rand(number, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (F.avg_pool2d(noise, 5, 1, 2) * 4 - 2).clamp(-0.98, 0.97).to(dtype)
+
+
+def drawn(name, x, seed=0, **settings):
+    degradation = ImageNetC(name, **settings)
+    return degradation, degradation.sample_params(x, image_generators(seed, range(len(x))))
+
+
+@pytest.fixture
+def todays_package(monkeypatch):
+    """The package itself, brought up to today's libraries and its impulse noise put on numpy's global seed."""
+    package = imagecorruptions.corruptions
+    gaussian, random_noise = skimage.filters.gaussian, skimage.util.random_noise
+
+    def with_multichannel(image, sigma, multichannel=False, **settings):
+        return gaussian(image, sigma=sigma, channel_axis=-1 if multichannel else None, **settings)
+
+    def seeded(image, **settings):
+        return random_noise(image, rng=np.random.randint(2**31), **settings)  # noqa: NPY002
+
+    monkeypatch.setattr(np, "float_", np.float64, raising=False)
+    monkeypatch.setattr(package, "gaussian", with_multichannel)
+    monkeypatch.setattr(package, "sk", SimpleNamespace(color=skimage.color, util=SimpleNamespace(random_noise=seeded)))
+    return package
+
+
+@every_name
+def test_whole_severities_are_the_package_s_under_the_same_seed(name, todays_package):
+    x = images(5)
+    degradation, params = drawn(name, x)
+    seeds = params["seed"].flatten().tolist() if name in RANDOM else [0] * 5
+    degraded = degradation(x, torch.arange(1, 6) / 5, params)
+    for i, picture in enumerate(to_uint8(x).permute(0, 2, 3, 1).numpy()):
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(seeds[i])  # noqa: NPY002
+        with np.errstate(all="ignore"):
+            expected = imagecorruptions.corrupt(picture, i + 1, name)
+        np.random.set_state(state)  # noqa: NPY002
+        assert torch.equal(degraded[i], from_uint8(torch.tensor(expected).permute(2, 0, 1)))
+
+
+def test_these_are_the_package_s_19_names_and_no_others():
+    assert len(NAMES) == 19
+    assert set(NAMES) == set(imagecorruptions.get_corruption_names("all"))
+
+
+@every_name
+def test_halfway_at_64_pixels_it_is_the_mean_of_the_two_severities_about_it(name):
+    x = images(1, 64, 64)
+    degradation, params = drawn(name, x)
+    low, half, high = (degradation(x, torch.tensor([t]), params) for t in (0.4, 0.5, 0.6))
+    assert torch.allclose(half, (low + high) / 2, rtol=0, atol=1e-6)
+    assert half.isfinite().all()
+    assert half.abs().max() <= 1
+    assert not torch.equal(half, x)
+
+
+@every_name
+def test_what_is_drawn_is_held_and_drawn_only_where_the_corruption_draws(name):
+    x, t = images(1), torch.tensor([0.8])
+    degradation, params = drawn(name, x)
+    other = degradation.sample_params(x, image_generators(1, [0]))
+    assert degradation.hidden_params == (name in RANDOM) == bool(params)
+    assert torch.equal(degradation(x, t, params), degradation(x, t, params))
+    assert torch.equal(degradation(x, t, params), degradation(x, t, other)) == (name not in RANDOM)
+
+
+@every_name
+@pytest.mark.parametrize("value", [-1.0, 0.1, 1.0], ids=["black", "grey", "white"])
+def test_flat_pictures_stay_finite(name, value):
+    x = torch.full((1, 3, 32, 35), value)
+    degradation, params = drawn(name, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        degraded = degradation(x, torch.tensor([0.7]), params)
+    assert degraded.isfinite().all()
+    assert degraded.abs().max() <= 1
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_time_0_is_the_image_bit_for_bit_and_the_dtype_stays(name, dtype):
+    x = images(3, dtype=dtype)
+    degradation, params = drawn(name, x)
+    degraded = degradation(x, torch.tensor([0.0, 0.5, 1.0]), params)
+    assert (degraded.dtype, degraded.shape) == (dtype, x.shape)
+    assert torch.equal(degraded[0], x[0])
+    assert torch.equal(degradation(x, torch.zeros(3), params), x)
+
+
+@both
+def test_below_severity_1_it_blends_with_the_clean_image_itself(name):
+    x = images(3)
+    degradation, params = drawn(name, x, severity=2.0)
+    first = degradation(x, torch.full((3,), 0.5), params)
+    shares = torch.tensor([0.1, 0.5, 0.9])
+    degraded = degradation(x, shares / 2, params)
+    assert torch.allclose(degraded, torch.lerp(x, first, shares.view(3, 1, 1, 1)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fog", "contrast", "glass_blur", "pixelate", "impulse_noise"])
+def test_nothing_jumps_at_any_severity_whole_or_not(name):
+    """Over a hundredth of a severity no value moves by more than a hundredth of the whole range."""
+    x = images(1, 32, 32)
+    degradation, params = drawn(name, x, steps=10**6)
+    for severity in (0, 0.5, 1, 2, 3.3, 4):
+        for h in (-0.01, 0.01):
+            ends = [degradation(x, torch.tensor([max(s, 0) / 5]), params) for s in (severity, severity + h)]
+            assert (ends[0] - ends[1]).abs().max() < 0.0201
+
+
+@both
+def test_a_time_for_each_image_is_a_loop_over_the_images(name):
+    x = images(6)
+    degradation, params = drawn(name, x)
+    t = torch.tensor([0.0, 0.1, 0.2, 0.55, 0.6, 1.0])
+    together = degradation(x, t, params)
+    for i in range(6):
+        alone = {key: value[i : i + 1] for key, value in params.items()}
+        assert torch.equal(together[i : i + 1], degradation(x[i : i + 1], t[i : i + 1], alone))
+
+
+def test_image_i_gets_the_same_draws_alone_and_among_eight_in_every_dtype():
+    x = images(8)
+    degradation, whole = drawn("fog", x)
+    assert len(set(whole["seed"].flatten().tolist())) == 8
+    for i in (0, 5):
+        for dtype in (torch.bfloat16, torch.float32, torch.float64):
+            params = degradation.sample_params(x[i : i + 1].to(dtype), image_generators(0, [i]))
+            assert torch.equal(params["seed"], whole["seed"][i : i + 1])
+    rounded = {"seed": whole["seed"].float()}
+    assert torch.equal(degradation(x, torch.ones(8), rounded), degradation(x, torch.ones(8), whole))
+
+
+@every_name
+def test_no_global_random_state_is_read_or_moved(name):
+    x, t = images(1), torch.tensor([0.6])
+    degradation, params = drawn(name, x)
+    states = []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        torch.manual_seed(seed)
+        before = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
+        states.append(degradation(x, t, params))
+        after = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()  # noqa: NPY002
+        assert before == after
+    assert torch.equal(*states)
+
+
+def test_the_package_loads_without_the_old_libraries_and_nothing_global_is_patched(monkeypatch):
+    for gone in ("pkg_resources", "scipy.ndimage.interpolation"):
+        monkeypatch.setitem(sys.modules, gone, None)  # importing it raises
+    for loaded in ("imagecorruptions", "imagecorruptions.corruptions"):
+        monkeypatch.delitem(sys.modules, loaded)
+    find_import, float_ = builtins.__import__, hasattr(np, "float_")
+    modules = {name for name in sys.modules if "corruptions" in name}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functions, _ = imagenet_c._imagecorruptions.__wrapped__()
+    assert set(NAMES) <= functions.keys()
+    assert builtins.__import__ is find_import
+    assert hasattr(np, "float_") == float_
+    assert {name for name in sys.modules if "corruptions" in name} == modules
+
+
+def test_a_small_picture_on_which_nothing_is_spattered_stays_clean():
+    """The package divides 0 by 0 there and returns black."""
+    picture = np.full((32, 32, 3), 90, dtype=np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spattered = [imagenet_c.corrupt(picture, "spatter", 1, seed) for seed in range(60)]
+    assert min(result.min() for result in spattered) >= 90
+    assert any((result == picture).all() for result in spattered)
+
+
+@every_name
+@pytest.mark.parametrize("shape", [(1, 64, 64), (4, 32, 32), (3, 31, 40), (3, 40, 31)], ids=str)
+def test_pictures_that_the_package_cannot_take_are_refused_in_one_line(name, shape):
+    x = torch.zeros(1, *shape)
+    with pytest.raises(ValueError, match=f"^images of {shape[0]} channels .* {name} needs RGB of at least 32×32 px$"):
+        ImageNetC(name).sample_params(x)
+    with pytest.raises(ValueError, match="needs RGB"):
+        ImageNetC(name)(x, torch.ones(1), {})
+
+
+def test_a_missing_seed_is_named_with_the_remedy():
+    with pytest.raises(ValueError, match="fog draws and params has no seed: take params from sample_params"):
+        ImageNetC("fog")(images(1), torch.ones(1), {})
+
+
+def test_an_unknown_name_is_answered_with_all_19():
+    with pytest.raises(ValueError, match="name='rain'") as error:
+        ImageNetC("rain")
+    assert all(name in str(error.value) for name in NAMES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("severity", [0, -1, 5.1, float("nan")])
+def test_a_severity_that_is_none_is_refused_by_value(severity):
+    with pytest.raises(ValueError, match=f"severity={severity}: ImageNet-C's severities go from above 0 to 5"):
+        ImageNetC("fog", severity)
+
+
+def test_it_is_not_linear_and_can_be_built_without_arguments():
+    assert not ImageNetC().linear
+    assert ImageNetC().name == "fog"
