@@ -18,6 +18,7 @@ FLOORS = {
     "datasets": 1,
     "degradations.base": 1,
     "degradations.separable": 1,
+    "degradations.noise": 1,
     "degradations": 2,
     "denoisers.base": 1,
     "denoisers.blocks": 1,

@@ -12,6 +12,7 @@ from diffusion_lightning.degradations import (
     GaussianBlur,
     GaussianNoise,
     Pixelate,
+    Snow,
     Transform,
 )
 
@@ -41,6 +42,9 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
         [Pixelate(steps=3), Desaturate(steps=5)], spans=[(0.0, 0.5), (0.25, 1.0)], noise=0.1
     ),
     "blur and fading at once": lambda: Compose([GaussianBlur(steps=8, kernel_size=5), Fade(steps=12, centre="random")]),
+    "snow of ImageNet-C": lambda: Snow(severity=4.0, steps=20),
+    "snow of the paper": lambda: Snow(level=2, steps=10),
+    "warm snow in one step": lambda: Snow(level=4, steps=1, noise=0.1),
     "animorphosis": lambda: Animorphosis(DigitsDataset, steps=20),
     "a function that ramps": lambda: Transform(
         BLUR, {"sigma": [[0.0, 0.0], [2.0, 3.0]]}, None, {"kernel_size": [5, 3]}

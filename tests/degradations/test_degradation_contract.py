@@ -42,7 +42,9 @@ def times(degradation, number):
 
 
 def test_every_degradation_has_a_case():
-    public = {name for name in degradations.__all__ if isinstance(getattr(degradations, name), type)} - {"Degradation"}
+    """But ImageNetC, which takes no images of these sizes: test_imagenet_c.py holds it to the same."""
+    public = {name for name in degradations.__all__ if isinstance(getattr(degradations, name), type)}
+    public -= {"Degradation", "ImageNetC"}
     tested = {type(make()).__name__ for make in DEGRADATIONS.values()}
     assert public <= tested, "add the new degradation to tests/degradations/cases.py"
 
