@@ -1,5 +1,6 @@
 """How near restored images are to the clean ones: RMSE, SSIM and PSNR on [0, 1]."""
 
+import math
 from typing import Self
 
 import torch
@@ -9,9 +10,12 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from diffusion_lightning.images import to_unit
 
+MAX_PSNR = 20 * math.log10(510)
+"""54.2 dB, that of errors of half a grey level, which a file does not show: one exact image must not make the mean inf."""
+
 
 class RestorationScores:
-    """RMSE over all pixels, and the means over images of SSIM and PSNR (dB).
+    """RMSE over all pixels, and the means over images of SSIM and PSNR (dB, at most 54.2).
 
     SSIM uses the standard Gaussian window of 11 taps, σ 1.5, or the widest that fits an image of less than 11 pixels.
     """
@@ -35,7 +39,7 @@ class RestorationScores:
         self.squares.update((guess - truth).square().flatten(1).mean(1))
         self.ssim.update(ssim(guess, truth))
         psnr = peak_signal_noise_ratio(guess, truth, data_range=1.0, dim=(1, 2, 3), reduction="none")
-        self.psnr.update(psnr)
+        self.psnr.update(psnr.clamp(max=MAX_PSNR))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores by name, over all ranks."""
