@@ -11,7 +11,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from diffusion_lightning.images import to_unit
 
 MAX_PSNR = 20 * math.log10(510)
-"""54.2 dB, that of errors of half a grey level, which a file does not show: one exact image must not make the mean inf."""
+"""54.2 dB, as errors of half a grey level, which a file does not show: one exact image must not make the mean inf."""
 
 
 class RestorationScores:

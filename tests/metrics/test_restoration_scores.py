@@ -57,7 +57,11 @@ def test_values_beyond_the_range_count_as_clamped() -> None:
 
 def test_a_perfect_restoration() -> None:
     clean, _ = pair(2, 3, 16, 16)
-    assert scores(clean, clean) == {"rmse": 0.0, "ssim": pytest.approx(1.0), "psnr": pytest.approx(20 * math.log10(255 / 0.5))}
+    assert scores(clean, clean) == {
+        "rmse": 0.0,
+        "ssim": pytest.approx(1.0),
+        "psnr": pytest.approx(20 * math.log10(255 / 0.5)),
+    }
 
 
 def test_batches_of_any_size_give_the_score_of_the_whole() -> None:
