@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Short class names on the command line and in YAML are those of the imported subclasses.
@@ -84,9 +85,10 @@ class DiffusionCLI(LightningCLI):
         words = list(args) if isinstance(args, Sequence) else sys.argv[1:]
         path = _value_of("--ckpt_path", words)
         subcommand = next((word for word in words if word in self._subcommand_parsers), None)
-        if path is None and subcommand in WITHOUT_DATA and not {"--help", "-h"} & set(words):
+        keyword = path in ("last", "best", "hpc")
+        if (path is None or keyword) and subcommand in WITHOUT_DATA and not {"--help", "-h"} & set(words):
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
-        if path is not None and subcommand is not None and path not in ("last", "best", "hpc"):
+        if path is not None and subcommand is not None and not keyword:
             defaults = {f"model.{key}": value for key, value in _hyperparameters(path).items()}
             self._subcommand_parsers[subcommand].set_defaults(defaults)
         super().parse_arguments(parser, args)
@@ -95,12 +97,16 @@ class DiffusionCLI(LightningCLI):
         """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
 
     def before_instantiate_classes(self) -> None:
-        """Save the configuration of runs only."""
-        if self.subcommand in WITHOUT_LOGS:
+        """Save the configuration of a training run only: what follows must not replace it."""
+        if self.subcommand != "fit":
             self.save_config_callback = None
 
     def instantiate_trainer(self, **kwargs: Any) -> DiffusionTrainer:
-        """`predict` writes its pictures."""
+        """Log into ``default_root_dir`` itself, if given, not a numbered folder below it; `predict` writes pictures."""
+        settings = self.config_init[self.subcommand].trainer
+        if settings.default_root_dir is not None and settings.logger in (None, True):
+            folder = str(settings.default_root_dir)
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "predict":
             trainer.callbacks.append(PictureWriter())  # type: ignore[attr-defined]
@@ -122,6 +128,12 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
             raise
         sys.stderr.write(f"error: {one_line(str(error))}\n")
+        raise SystemExit(1) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error) or os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
+            raise
+        remedy = "give the model the arguments that it was trained with"
+        sys.stderr.write(f"error: the checkpoint does not fit the network: {remedy}\n")
         raise SystemExit(1) from error
 
 

@@ -19,7 +19,6 @@ from diffusion_lightning.images import read_picture, save_picture
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers import Direct, Sampler
-from diffusion_lightning.schedules import check_steps
 from diffusion_lightning.sheets import grid, sheet
 
 
@@ -108,7 +107,7 @@ class DiffusionTrainer(Trainer):
         starts = Given(paths, channels, severity, batch_size)
         self._walk(module, starts, PictureWriter(output, names), severity, ckpt_path, weights_only)
         if self.is_global_zero:
-            get_console().print(f"{len(paths)} restored pictures are in {output}", soft_wrap=True)
+            get_console().print(f"{len(paths)} restored picture(s) are in {output}", soft_wrap=True)
 
     def preview(
         self,
@@ -157,6 +156,8 @@ class DiffusionTrainer(Trainer):
         weights_only: bool | None,
     ) -> None:
         self.callbacks.append(writer)  # type: ignore[attr-defined]  # set by Lightning
+        if writer.output is not None and Path(writer.output).is_file():
+            raise ValueError(f"--output {writer.output} is a file: name a folder")
         calls = len(module.sampler.times(module.degradation, severity)) - 1
         share = -(-starts.number // self.world_size)
         with self._progress(share * calls) as advance:
@@ -187,8 +188,10 @@ def _sampler(sampler: Sampler, steps: int | None) -> Sampler:
     """The sampler with another number of steps, if one is asked for."""
     if steps is None or isinstance(sampler, Direct):
         return sampler
+    if steps < 1:
+        raise ValueError(f"--steps={steps}: a walk has at least 1 step, a network call each")
     changed = copy.copy(sampler)
-    changed.steps = check_steps(steps)
+    changed.steps = steps
     return changed
 
 
@@ -202,6 +205,8 @@ def _pictures(source: Path, output: Path) -> tuple[list[Path], list[str]]:
         stems = [str(path.with_suffix("")) for path in relative]
         # Two formats of one picture keep their suffixes, so that neither is overwritten.
         names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, relative, strict=True)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two pictures would both be restored as {twice}.png: rename one, or restore them apart")
     targets = {(output / f"{name}.png").resolve() for name in names}
     if clash := next((path for path in paths if path.resolve() in targets), None):
         raise ValueError(f"restoring would overwrite {clash}: choose another --output")

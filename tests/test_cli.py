@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from callbacks.runs import CONFIGS, DEBUG, QUIET, Failure, fail, files, run, write_pictures
+from callbacks.runs import CONFIGS, DEBUG, QUIET, Failure, fail, files, logged_names, run, write_pictures
 
 from diffusion_lightning import RestorationModule, cli
 from diffusion_lightning.samplers import Cold, ProbabilityFlow
@@ -45,21 +45,23 @@ def altered(checkpoint: Path, path: Path, **changes: Any) -> Path:
 
 def test_fit_writes_all_it_writes_under_its_root(debug_run: Path) -> None:
     made = files(debug_run)
+    (events,) = (name for name in made if "tfevents" in name)
     assert made == {
+        events,
+        f"{RUN}/checkpoints/epoch=0-step=20.ckpt",
         f"{RUN}/cache/digits_classifier_1.pt",
         f"{RUN}/checkpoints/last.ckpt",
         f"{RUN}/config.yaml",
         f"{RUN}/hparams.yaml",
-        f"{RUN}/metrics.csv",
         *(f"{RUN}/images/{name}-00000020.png" for name in ("generated", "restored", "trajectory")),
     }
-    logged = (debug_run / RUN / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert events.startswith(f"{RUN}/events")
     scores = {
         f"val/{score}/{state}"
         for score in ("rmse", "ssim", "psnr", "fid_digits")
         for state in ("degraded", "direct", "sampled")
     }
-    assert set(logged) == {"epoch", "step", "train/loss", "val/loss", "val/fid_digits/generated"} | scores
+    assert logged_names(debug_run / RUN) == {"epoch", "train/loss", "val/loss", "val/fid_digits/generated"} | scores
 
 
 def test_the_saved_configuration_repeats_the_run(debug_run: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -99,7 +101,8 @@ def test_a_stopped_run_goes_on_from_last(tmp_path: Path) -> None:
     run(tmp_path / "whole", *words, "--trainer.max_epochs=3")
     run(tmp_path / "parts", *words, "--trainer.max_epochs=2")
     run(tmp_path / "parts", *words, "--trainer.max_epochs=3", "--ckpt_path=last")
-    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    parts, whole = ({name for name in files(tmp_path / run_) if "tfevents" not in name} for run_ in ("parts", "whole"))
+    assert parts == whole
     whole, parts = (
         torch.load(tmp_path / name / RUN / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts")
     )
@@ -269,5 +272,27 @@ def test_a_printed_configuration_is_the_one_that_was_read(
     assert failure.status == 0
     printed, read = yaml.safe_load(failure.text), yaml.safe_load(path.read_text())
     assert printed["model"]["degradation"]["class_path"] == read["model"]["degradation"]["class_path"]
-    given = read["model"]["degradation"]["init_args"]
-    assert printed["model"]["degradation"]["init_args"].items() >= given.items()
+    assert within(read["model"]["degradation"], printed["model"]["degradation"])
+
+
+def within(part: Any, whole: Any) -> bool:
+    """Whether all that the part says is said by the whole, which may say more."""
+    if isinstance(part, dict):
+        return all(key in whole and within(value, whole[key]) for key, value in part.items())
+    return part == whole
+
+
+def test_another_root_takes_all_that_a_run_writes(tmp_path: Path) -> None:
+    run(tmp_path, "fit", "--config", DEBUG, "--trainer.default_root_dir=elsewhere", "--trainer.max_steps=1", *QUIET)
+    made = files(tmp_path)
+    assert "elsewhere/checkpoints/last.ckpt" in made
+    assert all(name.startswith("elsewhere/") for name in made)
+
+
+def test_a_network_of_another_size_is_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--ckpt_path", checkpoint, "--model.denoiser.init_args.width=16"]
+    failure = fail(tmp_path, capsys, *words)
+    assert failure.status == 1
+    assert "does not fit the network" in failure.text

@@ -16,6 +16,7 @@ from callbacks.runs import (
     Stored,
     blur,
     files,
+    logged_names,
     picture,
     run,
     tiny_module,
@@ -263,8 +264,7 @@ def test_two_processes_of_the_console_script_train_and_score(tmp_path: Path) -> 
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "runs/debug/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
-    logged = (tmp_path / "runs/debug/metrics.csv").read_text().splitlines()[0]
-    assert "val/fid_digits/generated" in logged
+    assert "val/fid_digits/generated" in logged_names(tmp_path / "runs/debug")
     assert done.stdout.count("Restoration of") == 1, "rank zero alone prints the table"
 
 

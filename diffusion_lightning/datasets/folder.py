@@ -123,7 +123,7 @@ class FolderDataset(PictureDataset):
                 image = read_picture(self.paths[candidate], self.channels, self.size)
             except PictureError as error:
                 if self.unreadable == "refuse":
-                    raise PictureError(f"{error}; remove the file or set unreadable: skip") from error
+                    raise PictureError(f"{error}; remove the file or skip it with --data.unreadable skip") from error
                 warnings.warn(f"{error}; skipped", stacklevel=2)
                 self._bad.add(candidate)
             else:

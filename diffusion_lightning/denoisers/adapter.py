@@ -1,5 +1,6 @@
 """Other libraries' networks as denoisers: time in their units, the image out of their output object."""
 
+import inspect
 import math
 
 from torch import Tensor, nn
@@ -23,6 +24,12 @@ class Adapter(nn.Module):
         super().__init__()
         if not math.isfinite(time_scale) or time_scale <= 0:
             raise ValueError(f"time_scale must be a positive number, got {time_scale}: 1 or 1000 are usual")
+        try:
+            inspect.signature(module.forward).bind(None, None)
+        except TypeError as error:
+            raise ValueError(
+                f"{type(module).__name__} cannot be called as module(x, t) ({error}): wrap it in a module that can"
+            ) from error
         self.module = module
         self.time_scale = time_scale
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.schedules import check_steps
 from diffusion_lightning.types import Denoise, Generators, Params
 
 
@@ -34,7 +33,9 @@ class Sampler(ABC):
     """Whether the rule is applied to the full forward D_t + σ_t z with z held, instead of to the operator alone."""
 
     def __init__(self, steps: int | None = None) -> None:
-        self.steps = None if steps is None else check_steps(steps)
+        self.steps = steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"steps={steps!r}: a walk has at least 1 step, a network call each")
 
     @abstractmethod
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:

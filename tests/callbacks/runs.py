@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule, cli
@@ -149,3 +150,10 @@ def debug_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(debug_run: Path) -> Path:
     """Its checkpoint."""
     return debug_run / "runs/debug/checkpoints/last.ckpt"
+
+
+def logged_names(folder: Path) -> set[str]:
+    """The names of all scalars in a folder's TensorBoard files."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return set(events.Tags()["scalars"])

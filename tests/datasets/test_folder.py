@@ -121,7 +121,7 @@ def damaged(tmp_path):
 def test_refusing_names_the_file_and_the_remedy(damaged):
     dataset = FolderDataset(damaged, 6)
     assert [level(dataset[i]) for i in (0, 1, 3, 4)] == [0, 10, 30, 40]
-    with pytest.raises(PictureError, match=r"2\.png cannot be read.*unreadable: skip"):
+    with pytest.raises(PictureError, match=r"2\.png cannot be read.*--data\.unreadable skip"):
         dataset[2]
 
 
