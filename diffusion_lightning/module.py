@@ -158,10 +158,10 @@ class RestorationModule(LightningModule):
         each = self.loss(self(batch.degraded, batch.t, batch.condition), batch.clean, batch.t, self.degradation)
         if batch.index is not None:
             each = each[batch.index >= 0]
-        if len(each):
-            # Lightning averages the integer counts of the ranks and rounds: multiples of their number stay exact.
-            count = len(each) * self.trainer.world_size
-            self.log(f"{stage}/loss", each.mean(), prog_bar=True, batch_size=count, sync_dist=True)
+        # Every rank logs, a rank of nothing but padding with no weight: the others wait for it. Lightning averages the
+        # integer counts of the ranks and rounds: multiples of their number stay exact.
+        value, count = (each.mean(), len(each) * self.trainer.world_size) if len(each) else (each.sum(), 0)
+        self.log(f"{stage}/loss", value, prog_bar=True, batch_size=count, sync_dist=True)
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         return next((p.dtype for p in self.denoiser.parameters() if p.is_floating_point()), x.dtype)

@@ -28,6 +28,7 @@ from PIL import Image
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.data import Digits, degrade
+from diffusion_lightning.datasets import PictureDataset, StoredPictures
 from diffusion_lightning.degradations import Degradation, GaussianBlur
 from diffusion_lightning.images import from_uint8, read_picture, save_picture, to_uint8
 from diffusion_lightning.priors import ChannelMeans
@@ -279,3 +280,17 @@ def test_a_prior_fitted_on_rank_zero_reaches_the_other(tmp_path: Path) -> None:
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert ranks[0].keys() == ranks[1].keys() >= {"means"}
     assert all(torch.equal(value, ranks[1][name]) for name, value in ranks[0].items())
+
+
+def test_a_rank_without_a_held_out_image_waits_for_nobody(tmp_path: Path) -> None:
+    class OneHeldOut(Stored):
+        def make_dataset(self, train: bool) -> PictureDataset:
+            pictures = super().make_dataset(train)
+            return pictures if train else StoredPictures(torch.stack([pictures[0].image]))
+
+    module = tiny_module()
+    trainer = tiny_trainer(tmp_path, max_epochs=1, devices=2, strategy="ddp_fork")
+    trainer.fit(module, datamodule=OneHeldOut(8, batch_size=2))
+    alone = tiny_trainer(tmp_path, max_epochs=1)
+    (score,) = alone.validate(module, datamodule=OneHeldOut(8, batch_size=2), verbose=False)
+    assert trainer.callback_metrics["val/loss"] == pytest.approx(score["val/loss"], rel=1e-5)
