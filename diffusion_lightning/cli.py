@@ -124,16 +124,13 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # pictures carry their own index
     try:
         DiffusionCLI(args=list(args) if args is not None else None)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        if os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
+    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
+        unfit = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
+        unforeseen = isinstance(error, RuntimeError) and not unfit
+        if unforeseen or os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
             raise
-        sys.stderr.write(f"error: {one_line(str(error))}\n")
-        raise SystemExit(1) from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error) or os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
-            raise
-        remedy = "give the model the arguments that it was trained with"
-        sys.stderr.write(f"error: the checkpoint does not fit the network: {remedy}\n")
+        remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
+        sys.stderr.write(f"error: {remedy if unfit else one_line(str(error))}\n")
         raise SystemExit(1) from error
 
 
@@ -164,7 +161,7 @@ def _hyperparameters(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}: give the path of a .ckpt file that `fit` wrote")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if "state_dict" not in checkpoint:
             raise KeyError("state_dict")
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:

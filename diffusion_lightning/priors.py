@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.images import from_uint8, to_uint8
-from diffusion_lightning.schedules import per_image
 from diffusion_lightning.types import Params
 
 
@@ -124,7 +123,7 @@ class Mixture(Prior):
         pixels = points.float().view(number, *self.reduce(torch.empty(1, channels, height, width)).shape[1:])
         x = self.enlarge(pixels, height, width).to(device)
         params = degradation.sample_params(x, generators)
-        return add_noise(x + _offset(x, degradation, params), degradation, params), params
+        return degradation.add_noise(x + _offset(x, degradation, params), _ones(x), params), params
 
 
 class ChannelMeans(Mixture):
@@ -206,13 +205,6 @@ class HeldOut(Prior):
         clean = from_uint8(pictures[pick]).to(device)
         params = degradation.sample_params(clean, generators)
         return degradation(clean, _ones(clean), params), params
-
-
-def add_noise(x: Tensor, degradation: Degradation, params: Params) -> Tensor:
-    """x + σ_1 z for a start x that stands for D_1(x_0) already."""
-    if not degradation.noisy:
-        return x
-    return x + per_image(degradation.sigma(_ones(x)), x) * params["noise"]
 
 
 def _ones(x: Tensor) -> Tensor:

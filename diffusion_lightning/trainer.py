@@ -1,6 +1,5 @@
 """Lightning's Trainer with three more verbs: generate, restore and preview."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +52,7 @@ class DiffusionTrainer(Trainer):
             weights_only: Whether to load nothing but plain data from the checkpoint.
         """
         module = _restoration(model)
-        module.sampler = _sampler(sampler or module.sampler, steps)
+        module.sampler = (sampler or module.sampler).with_steps(steps)
         module.walk_seed = seed
         starts = Drawn(number, batch_size, seed)
         self._walk(module, starts, PictureWriter(output), 1.0, ckpt_path, weights_only)
@@ -92,7 +91,7 @@ class DiffusionTrainer(Trainer):
             weights_only: Whether to load nothing but plain data from the checkpoint.
         """
         module = _restoration(model)
-        module.sampler = _sampler(sampler or module.sampler, steps)
+        module.sampler = (sampler or module.sampler).with_steps(steps)
         if module.degradation.hidden_params and not isinstance(module.sampler, Direct):
             get_console().print(
                 f"A walk needs what {type(module.degradation).__name__} drew for these pictures, which is not known: "
@@ -156,8 +155,6 @@ class DiffusionTrainer(Trainer):
         weights_only: bool | None,
     ) -> None:
         self.callbacks.append(writer)  # type: ignore[attr-defined]  # set by Lightning
-        if writer.output is not None and Path(writer.output).is_file():
-            raise ValueError(f"--output {writer.output} is a file: name a folder")
         calls = len(module.sampler.times(module.degradation, severity)) - 1
         share = -(-starts.number // self.world_size)
         with self._progress(share * calls) as advance:
@@ -184,17 +181,6 @@ def _restoration(model: LightningModule) -> RestorationModule:
     return model
 
 
-def _sampler(sampler: Sampler, steps: int | None) -> Sampler:
-    """The sampler with another number of steps, if one is asked for."""
-    if steps is None or isinstance(sampler, Direct):
-        return sampler
-    if steps < 1:
-        raise ValueError(f"--steps={steps}: a walk has at least 1 step, a network call each")
-    changed = copy.copy(sampler)
-    changed.steps = steps
-    return changed
-
-
 def _pictures(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     """The pictures under a file or folder, and the names without suffix that their restorations get."""
     if source.is_file():
@@ -217,7 +203,7 @@ def _checkpoint_shape(module: RestorationModule, ckpt_path: str | None) -> list[
     """The (C, H, W) that the model was trained on, which its prior knows."""
     state = module.prior.state
     if ckpt_path is not None:
-        state = torch.load(ckpt_path, map_location="cpu", weights_only=True).get("prior", state)
+        state = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True).get("prior", state)
     if "shape" not in state:
         raise ValueError(
             f"{ckpt_path or 'the model'} has no fitted prior, so its channels are unknown: train it by `fit`"

@@ -7,7 +7,7 @@ from diffusion_lightning import priors
 from diffusion_lightning.datasets import StoredPictures
 from diffusion_lightning.degradations import Animorphosis, Compose, Fade, GaussianBlur, GaussianNoise, Pixelate
 from diffusion_lightning.images import from_uint8
-from diffusion_lightning.priors import ChannelMeans, HeldOut, LastPixels, add_noise
+from diffusion_lightning.priors import ChannelMeans, HeldOut, LastPixels
 from diffusion_lightning.rng import image_generators, keyed_generator
 
 MEAN = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_animorphosis_starts_from_an_animal():
 
 def test_without_noise_a_start_stays_as_it_is():
     x = torch.rand(2, 3, 4, 4)
-    assert add_noise(x, GaussianBlur(), {}) is x
+    assert GaussianBlur().add_noise(x, torch.ones(len(x)), {}) is x
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -1,5 +1,7 @@
 """Generation during validation: a grid, a trajectory, and the Fréchet distance of generated from held-out images."""
 
+from collections.abc import Callable
+
 import torch
 from lightning.pytorch import Trainer
 from rich import get_console
@@ -56,10 +58,15 @@ class Generation(Look):
         """Generate this rank's share, log the distance, and draw."""
         share = range(trainer.global_rank, self.images, trainer.world_size)
         kept: list[Tensor] = []
-        walk: list[Step] = []
+        points: list[tuple[float, Tensor]] = []
+
+        def follow(step: Step) -> None:  # copies of the few shown: whole batches of every step would fill a device
+            points.append((step.t, step.x[: self.trajectories].clone()))
+
+        first = follow if trainer.is_global_zero and self.trajectories > 0 else None
         for start in range(0, len(share), self.batch_size):
             indices = share[start : start + self.batch_size]
-            images = self._generate(module, indices, walk if start == 0 else None)
+            images = self._generate(module, indices, first if start == 0 else None)
             kept.append(images)
             if self.distances is not None:
                 self.distances.update("generated", images)
@@ -72,16 +79,15 @@ class Generation(Look):
             if self.pictures > 0:
                 told.append(str(publish(trainer, folder, "generated", grid(shown))))
             if self.trajectories > 0:
-                strip = torch.stack([step.x[: self.trajectories] for step in _spread(walk, 9)], 1)
-                publish(trainer, folder, "trajectory", sheet(strip, [f"t={step.t:.2f}" for step in _spread(walk, 9)]))
+                times, strip = zip(*_spread(points, 9), strict=True)
+                publish(trainer, folder, "trajectory", sheet(torch.stack(strip, 1), [f"t={t:.2f}" for t in times]))
             get_console().print("  ".join(told), soft_wrap=True)
 
-    def _generate(self, module: RestorationModule, indices: range, walk: list[Step] | None) -> Tensor:
+    def _generate(self, module: RestorationModule, indices: range, on_step: Callable[[Step], None] | None) -> Tensor:
         generators = image_generators(self.seed, indices, "generation")
         x, params = module.prior.sample(module.degradation, generators, module.device)
-        listener = None if walk is None else walk.append
         steps = image_generators(self.seed, indices, "walk")  # as predict_step has them
-        return module.walk(x, 1.0, params, steps, self.sampler, listener)
+        return module.walk(x, 1.0, params, steps, self.sampler, on_step)
 
     def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:
         """The first ``pictures`` images in order, on every rank: rank r has made images r, r + world size, …"""
@@ -99,8 +105,8 @@ class Generation(Look):
         return everyone.transpose(0, 1).flatten(0, 1)[: self.pictures]
 
 
-def _spread(steps: list[Step], number: int) -> list[Step]:
-    """At most ``number`` of the steps, evenly spread and with both ends."""
-    if len(steps) <= number:
-        return steps
-    return [steps[round(i * (len(steps) - 1) / (number - 1))] for i in range(number)]
+def _spread(points: list[tuple[float, Tensor]], number: int) -> list[tuple[float, Tensor]]:
+    """At most ``number`` of the points, evenly spread and with both ends."""
+    if len(points) <= number:
+        return points
+    return [points[round(i * (len(points) - 1) / (number - 1))] for i in range(number)]

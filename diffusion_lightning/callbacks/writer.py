@@ -22,6 +22,8 @@ class PictureWriter(BasePredictionWriter):
 
     def __init__(self, output: str | None = None, names: Sequence[str] | None = None) -> None:
         super().__init__("batch")
+        if output is not None and Path(output).is_file():
+            raise ValueError(f"--output {output} is a file: name a folder")
         self.output = output
         self.names = names
 

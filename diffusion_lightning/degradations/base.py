@@ -133,13 +133,20 @@ class Degradation(nn.Module, ABC):
         """
         if t.shape != x.shape[:1]:
             raise ValueError(f"t has shape {tuple(t.shape)}: give one severity for each of the {x.shape[0]} images")
-        degraded = self.operator(x, t, params)
+        return self.add_noise(self.operator(x, t, params), t, params)
+
+    def add_noise(self, degraded: Tensor, t: Tensor, params: Params) -> Tensor:
+        """D_t(x) + σ_t z of images that stand for D_t(x) already; without noise, the images themselves.
+
+        Raises:
+            ValueError: The noise is missing from ``params``.
+        """
         if not self.noisy:
             return degraded
         if "noise" not in params:
             raise ValueError(f"{type(self).__name__} has noise and params has none: take params from sample_params(x)")
-        precise = t.to(torch.promote_types(t.dtype, x.dtype))
-        return degraded + per_image(self.sigma(precise), x) * params["noise"]
+        precise = t.to(torch.promote_types(t.dtype, degraded.dtype))
+        return degraded + per_image(self.sigma(precise), degraded) * params["noise"]
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """D_tᵀ y of a linear degradation, or of the linear part of an affine one: (B, C, H, W) → the same shape."""

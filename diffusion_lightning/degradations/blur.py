@@ -75,10 +75,10 @@ class GaussianBlur(Separable):
             return basis.to(like), inverse.to(like), self.spectra(size).to(like.device)
 
         basis, inverse, spectra = self.cache.get((size, like.device, like.dtype), build)
+        kernels = t.clamp(max=(self.steps - 1) / self.steps) if self.final_mean else t
+        blur = (basis * (read_table(spectra, kernels) - 1).to(like.dtype)[:, None, :]) @ inverse
         if not self.final_mean:
-            return (basis * (read_table(spectra, t) - 1).to(like.dtype)[:, None, :]) @ inverse
-        before = (self.steps - 1) / self.steps
-        blur = (basis * (read_table(spectra, t.clamp(max=before)) - 1).to(like.dtype)[:, None, :]) @ inverse
+            return blur
         last = (grid_position(t.to(like.device), self.steps) - (self.steps - 1)).clamp(min=0)
         mean = torch.full((size, size), 1 / size, dtype=torch.float64).to(like) - torch.eye(size).to(like)
         return torch.lerp(blur, mean.expand_as(blur), last.to(like.dtype)[:, None, None])

@@ -1,9 +1,10 @@
 """The walk that every sampler shares: x_s = D_s(x̂_0) + κ (x_t − D_t(x̂_0)) + ζ η, from t down to s = 0."""
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from rich.progress import track
@@ -33,9 +34,17 @@ class Sampler(ABC):
     """Whether the rule is applied to the full forward D_t + σ_t z with z held, instead of to the operator alone."""
 
     def __init__(self, steps: int | None = None) -> None:
-        self.steps = steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps={steps!r}: a walk has at least 1 step, a network call each")
+        self.steps = steps
+
+    def with_steps(self, steps: int | None) -> Self:
+        """The same rule with another number of steps, or this one if None."""
+        if steps is None:
+            return self
+        changed = copy.copy(self)
+        Sampler.__init__(changed, steps)
+        return changed
 
     @abstractmethod
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """The samplers of Cold Diffusion (2208.09392): one restoration, Algorithm 1 and Algorithm 2. They hold the noise."""
 
+from typing import Self
+
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.samplers.base import Sampler
 
@@ -19,6 +21,10 @@ class Direct(Naive):
 
     def __init__(self) -> None:
         super().__init__(steps=1)
+
+    def with_steps(self, steps: int | None) -> Self:
+        """This one: a single step has no other number."""
+        return self
 
 
 class Cold(Sampler):
