@@ -1,4 +1,4 @@
-"""The `fid_digits` of real digits: random training digits against the held-out ones, as many as generation is scored on.
+"""The `fid_digits` of real digits: random training digits against the held-out ones, as many as are generated.
 
 Few images bias a Fréchet distance upwards, so this is what a perfect generator would score.
 """
