@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.types import Estimate, Params, as_estimate
 
 
 class Weight(ABC):
@@ -37,7 +38,8 @@ class Power(Weight):
 class SNR(Weight):
     """The signal-to-noise ratio: w(t) = min(α²/σ², clip) + shift.
 
-    With the L2 loss this makes the error of x̂_0 that of ε (shift 0), of v (shift 1), or Min-SNR-γ (clip γ, 2303.09556).
+    With the L2 loss this makes the error of x̂_0 that of ε (shift 0), of v (shift 1), Min-SNR-γ (clip γ, 2303.09556), or
+    EDM's for images of deviation σ_d (shift 1/σ_d², so 4 for 0.5; 2206.00364, table 1).
 
     Args:
         shift: Added to the ratio.
@@ -50,7 +52,7 @@ class SNR(Weight):
 
     def check(self, degradation: Degradation) -> None:
         """Refuse degradations that have no signal-to-noise ratio."""
-        if not (degradation.scalar and degradation.noisy):
+        if not degradation.hot:
             raise ValueError(
                 f"the SNR weight needs a degradation α_t x + σ_t z and {type(degradation).__name__} is none: "
                 "leave the weight out or use Power"
@@ -84,9 +86,27 @@ class RestorationLoss(ABC):
         if self.weight is not None:
             self.weight.check(degradation)
 
-    def __call__(self, restored: Tensor, clean: Tensor, t: Tensor, degradation: Degradation) -> Tensor:
-        """The loss of each image: (B, C, H, W) twice and t (B,) → (B,)."""
-        each = self.distance(restored, clean).flatten(1).mean(1)
+    def __call__(
+        self,
+        restored: Tensor | Estimate,
+        clean: Tensor,
+        t: Tensor,
+        degradation: Degradation,
+        params: Params | None = None,
+    ) -> Tensor:
+        """The loss of each image.
+
+        Args:
+            restored: x̂_0, (B, C, H, W), or an estimate that holds it.
+            clean: x_0, of the same shape.
+            t: The times, (B,).
+            degradation: What the images went through.
+            params: Its draws, for losses that look at degraded images.
+
+        Returns:
+            (B,).
+        """
+        each = self.distance(as_estimate(restored).x0, clean).flatten(1).mean(1)
         return each if self.weight is None else self.weight(degradation, t) * each
 
 
@@ -123,3 +143,25 @@ class Huber(RestorationLoss):
     def distance(self, restored: Tensor, clean: Tensor) -> Tensor:
         """Torch's Huber loss."""
         return F.huber_loss(restored, clean, reduction="none", delta=self.delta)
+
+
+class SoftScore(L2):
+    """The squared error as the degradation shows it, ‖D_t(x̂_0) − D_t(x_0)‖² (Soft Diffusion, 2209.05442, eq. 12).
+
+    Of a linear degradation this is ‖D_t(x̂_0 − x_0)‖²: what the image has lost at t is not asked for.
+
+    Args:
+        weight: How much each time counts; every time alike if None.
+    """
+
+    def __call__(
+        self,
+        restored: Tensor | Estimate,
+        clean: Tensor,
+        t: Tensor,
+        degradation: Degradation,
+        params: Params | None = None,
+    ) -> Tensor:
+        """The loss of each image (B,), from both images degraded with the same draws."""
+        guessed, true = (degradation.operator(image, t, params or {}) for image in (as_estimate(restored).x0, clean))
+        return super().__call__(guessed, true, t, degradation, params)

@@ -67,14 +67,14 @@ class RestorationModule(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.on_walk_step: Callable[[Step], None] | None = None  # follows the walks of predict_step
         self.walk_seed = 0
-        for part in (self.parameterization, self.loss, self.sampler):
+        for part in (self.parameterization, self.loss, self.sampler, self.times):
             part.check(degradation)
 
     def forward(self, x: Tensor, t: Tensor, condition: dict[str, Any] | None = None) -> Tensor:
         """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,)."""
         numbers = self.parameterization.coefficients(self.degradation, t)
         with self._precision():
-            output = self.denoiser((per_image(numbers.scale_in, x) * x).to(self._network_dtype(x)), t)
+            output = self.denoiser((per_image(numbers.scale_in, x) * x).to(self._network_dtype(x)), numbers.time)
         with torch.autocast(x.device.type, enabled=False):
             output = output.to(torch.promote_types(x.dtype, torch.float32))
             return per_image(numbers.skip, output) * x + per_image(numbers.out, output) * output
@@ -104,7 +104,7 @@ class RestorationModule(LightningModule):
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The restoration loss of a batch."""
         restored = self(batch.degraded, batch.t, batch.condition)
-        loss = self.loss(restored, batch.clean, batch.t, self.degradation).mean()
+        loss = self.loss(restored, batch.clean, batch.t, self.degradation, batch.params).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.t))
         return loss
 
@@ -155,7 +155,8 @@ class RestorationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def _log_loss(self, stage: str, batch: RestorationBatch) -> None:
-        each = self.loss(self(batch.degraded, batch.t, batch.condition), batch.clean, batch.t, self.degradation)
+        restored = self(batch.degraded, batch.t, batch.condition)
+        each = self.loss(restored, batch.clean, batch.t, self.degradation, batch.params)
         if batch.index is not None:
             each = each[batch.index >= 0]
         # Every rank logs, a rank of nothing but padding with no weight: the others wait for it. Lightning averages the

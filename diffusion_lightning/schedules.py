@@ -1,9 +1,10 @@
-"""Tables over the grid t = k/T: the noise schedules of DDPM and Improved DDPM, and how a table is read at any t.
+"""Tables over the grid t = k/T, how one is read at any t, and how a curve in t is inverted.
 
 Everything is float64: a float32 table of ᾱ carries a relative error of 1.7e-4 in 1 − ᾱ_1.
 """
 
-import math
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,32 +38,14 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
     return value.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def cosine_alpha_bar(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
-    """ᾱ_k, k = 0 … T, of Improved DDPM (2102.09672, eq. 17): cos² with every β clipped to ``max_beta``.
-
-    Only the last β is clipped, so ᾱ_T stays above zero.
-    """
-    check_steps(steps)
-    k = torch.arange(steps + 1, dtype=torch.float64) / steps
-    curve = torch.cos((k + offset) / (1 + offset) * math.pi / 2) ** 2
-    beta = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)
-    return alpha_bar_from_betas(beta)
-
-
-def linear_alpha_bar(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """ᾱ_k, k = 0 … T, of DDPM (2006.11239): β linear, scaled by 1000/T.
-
-    So the end hardly depends on T, down to T = 20, where the last β is clipped at 0.999.
-    """
-    check_steps(steps)
-    scale = 1000 / steps
-    beta = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64).clamp(max=0.999)
-    return alpha_bar_from_betas(beta)
-
-
-def alpha_bar_from_betas(beta: Tensor) -> Tensor:
-    """ᾱ_k = ∏_{i≤k} (1 − β_i) with ᾱ_0 = 1: (T,) → (T+1,)."""
-    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)])
+def invert(curve: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """The least t in [0, 1] with curve(t) ≥ value for a curve that grows: (N,) → (N,) float64, by bisection."""
+    low, high = torch.zeros_like(value, dtype=torch.float64), torch.ones_like(value, dtype=torch.float64)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = curve(middle) < value
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
 
 
 def check_steps(steps: int) -> int:
@@ -70,3 +53,28 @@ def check_steps(steps: int) -> int:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps={steps!r}: the number of degradation steps T must be an integer of at least 1")
     return steps
+
+
+class TableCache:
+    """A bounded cache of tables that depend on the image size, the device and the dtype.
+
+    A plain object on purpose: buffers would be averaged by EMA, broadcast by DDP and rounded by bf16. It is neither
+    copied nor pickled with its owner, and what it holds may be used with and without gradients.
+    """
+
+    def __init__(self, maxsize: int = 8) -> None:
+        self.maxsize = maxsize
+        self._tables: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        """The table of this key, built at the first call."""
+        if key not in self._tables:
+            with torch.inference_mode(False), torch.no_grad():
+                table = build()
+            if len(self._tables) >= self.maxsize:
+                self._tables.pop(next(iter(self._tables)))
+            self._tables[key] = table
+        return self._tables[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"maxsize": self.maxsize, "_tables": {}}

@@ -12,8 +12,26 @@ Params = dict[str, Tensor]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the batch, one for each image, or None for torch's global one."""
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""A restorer: (x_t, t) → x̂_0."""
+
+class Estimate(NamedTuple):
+    """What a restorer may say of x_0 given x_t: its mean, and how sure it is of each value.
+
+    Attributes:
+        x0: x̂_0, (B, C, H, W).
+        log_variance: The logarithm of the variance of x_0 about x̂_0, of the same shape; None where it is not told.
+    """
+
+    x0: Tensor
+    log_variance: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, Tensor], Tensor | Estimate]
+"""A restorer: (x_t, t) → x̂_0, or an ``Estimate``."""
+
+
+def as_estimate(output: Tensor | Estimate) -> Estimate:
+    """An ``Estimate``, of a bare x̂_0 as well."""
+    return output if isinstance(output, Estimate) else Estimate(output)
 
 
 class RestorationBatch(NamedTuple):

@@ -14,6 +14,7 @@ FLOORS = {
     "images": 0,
     "sheets": 0,
     "schedules": 0,
+    "noise_schedules": 0,
     "datasets.split": 0,
     "datasets": 1,
     "degradations.base": 1,
@@ -29,6 +30,7 @@ FLOORS = {
     "parameterization": 2,
     "losses": 2,
     "priors": 2,
+    "samplers.grids": 2,
     "samplers.base": 2,
     "samplers": 3,
     "metrics": 3,
@@ -46,7 +48,7 @@ FLOORS = {
 Within DESIGN's floor 6 the files stand in their order there: the command line on top of the trainer.
 """
 
-BASES = {"types", "images"}
+BASES = {"types", "images", "schedules", "samplers.grids"}
 """Modules besides those called ``base`` that their own floor may import."""
 
 LONGEST = 250

@@ -68,7 +68,7 @@ def test_the_weighted_x0_error_is_the_error_of_what_that_guess_implies(weight, t
 def test_the_snr_weight_is_alpha_squared_over_sigma_squared_clipped_and_shifted():
     degradation = GaussianNoise(steps=50)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    ratio = degradation.alpha_bar(t) / (1 - degradation.alpha_bar(t))
+    ratio = (degradation.alpha(t) / degradation.sigma(t)) ** 2
     assert ratio[0] > 5 > ratio[1]
     assert torch.allclose(SNR()(degradation, t), ratio, rtol=1e-12, atol=0)
     assert torch.allclose(SNR(clip=5.0)(degradation, t), ratio.clamp(max=5), rtol=1e-12, atol=0)
@@ -78,7 +78,7 @@ def test_the_snr_weight_is_alpha_squared_over_sigma_squared_clipped_and_shifted(
 def test_the_snr_weight_of_float32_times_is_computed_in_double_precision():
     degradation = GaussianNoise(steps=1000)
     t = (torch.arange(1, 1001) / 1000).float()
-    exact = degradation.alpha_bar(t) / (1 - degradation.alpha_bar(t))
+    exact = (degradation.alpha(t.double()) / degradation.sigma(t.double())) ** 2
     weight = SNR()(degradation, t)
     assert weight.dtype == torch.float32
     assert (weight.double() / exact - 1).abs().max() < 1e-7

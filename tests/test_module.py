@@ -32,13 +32,13 @@ class Scaled(Parameterization):
     """Three numbers of its own at every time."""
 
     def coefficients(self, degradation: Any, t: Tensor) -> Coefficients:
-        return Coefficients(t, 2 * t, 1 - t)
+        return Coefficients(t, 2 * t, 1 - t, t**2)
 
 
 def test_the_guess_is_the_parameterization_of_the_network() -> None:
     module = tiny_module(parameterization=Scaled())
     t = TIMES[:, None, None, None]
-    expected = t * IMAGES + 2 * t * module.denoiser((1 - t) * IMAGES, TIMES)
+    expected = t * IMAGES + 2 * t * module.denoiser((1 - t) * IMAGES, TIMES**2)
     torch.testing.assert_close(module(IMAGES, TIMES), expected)
 
 

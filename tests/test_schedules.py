@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lightning import schedules
-from diffusion_lightning.schedules import (
-    alpha_bar_from_betas,
-    check_steps,
-    cosine_alpha_bar,
-    grid_position,
-    linear_alpha_bar,
-    per_image,
-    read_table,
-)
+from diffusion_lightning.noise_schedules import alpha_bar_from_betas, cosine_alpha_bar, linear_alpha_bar
+from diffusion_lightning.schedules import check_steps, grid_position, per_image, read_table
 
 SCHEDULES = {"cosine": cosine_alpha_bar, "linear": linear_alpha_bar}
 

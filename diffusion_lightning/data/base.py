@@ -122,13 +122,13 @@ class DegradationDataModule(LightningDataModule, ABC):
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
             clean = self._augment(clean, *key)
             generator = keyed_generator(*key, "degradation", device=clean.device)
-            t = module.times.sample(number, degradation.steps, generator, clean.device)
+            t = module.times.sample(number, degradation, generator, clean.device)
             return degrade(degradation, clean, t, generator, index)
         generators = image_generators(self.seed, index)
         if self.trainer.predicting:
             t = torch.ones(number, device=clean.device)
         else:
-            t = module.times.sample(number, degradation.steps, generators, clean.device)
+            t = module.times.sample(number, degradation, generators, clean.device)
         return degrade(degradation, clean, t, generators, index)
 
     @property

@@ -1,4 +1,4 @@
-"""Animorphosis (2208.09392, appendix): x_t = √ᾱ_t x_0 + √(1−ᾱ_t) z with z the picture of an animal."""
+"""Animorphosis (2208.09392, appendix): x_t = α_t x_0 + σ_t z with z the picture of an animal."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,6 +10,7 @@ from diffusion_lightning import rng
 from diffusion_lightning.datasets.base import PictureDataset, resize_pictures
 from diffusion_lightning.degradations.noise import GaussianNoise
 from diffusion_lightning.images import from_uint8
+from diffusion_lightning.noise_schedules import NoiseSchedule
 from diffusion_lightning.types import Generators
 
 FLAG = "--model.degradation.init_args.animals"
@@ -24,7 +25,7 @@ class Animorphosis(GaussianNoise):
     Args:
         animals: What makes the data set of animals; in YAML its class_path and init_args.
         steps: T, the grid on which the schedule is defined.
-        schedule: ``cosine`` (the paper's) or ``linear``.
+        schedule: ``cosine`` (the paper's), ``linear``, or a class of ``diffusion_lightning.noise_schedules``.
         number: The most animals to hold in memory, evenly spaced in their data set; 4,000 at 128 px are 200 MB.
     """
 
@@ -36,7 +37,7 @@ class Animorphosis(GaussianNoise):
         self,
         animals: Callable[[], PictureDataset],
         steps: int = 200,
-        schedule: Literal["cosine", "linear"] = "cosine",
+        schedule: Literal["cosine", "linear"] | NoiseSchedule = "cosine",
         number: int = 4000,
     ) -> None:
         super().__init__(steps, schedule)

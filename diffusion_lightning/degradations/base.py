@@ -4,40 +4,13 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_lightning import rng
-from diffusion_lightning.schedules import check_steps, grid_position, per_image
+from diffusion_lightning.schedules import TableCache, check_steps, grid_position, invert, per_image
 from diffusion_lightning.types import Generators, Params
-
-
-class TableCache:
-    """A bounded cache of tables that depend on the image size, the device and the dtype.
-
-    A plain object on purpose: buffers would be averaged by EMA, broadcast by DDP and rounded by bf16. It is neither
-    copied nor pickled with its owner, and what it holds may be used with and without gradients.
-    """
-
-    def __init__(self, maxsize: int = 8) -> None:
-        self.maxsize = maxsize
-        self._tables: dict[Hashable, Any] = {}
-
-    def get(self, key: Hashable, build: Callable[[], Any]) -> Any:
-        """The table of this key, built at the first call."""
-        if key not in self._tables:
-            with torch.inference_mode(False), torch.no_grad():
-                table = build()
-            if len(self._tables) >= self.maxsize:
-                self._tables.pop(next(iter(self._tables)))
-            self._tables[key] = table
-        return self._tables[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"maxsize": self.maxsize, "_tables": {}}
 
 
 class Degradation(nn.Module, ABC):
@@ -124,6 +97,19 @@ class Degradation(nn.Module, ABC):
     def scalar(self) -> bool:
         """Whether D_t = α_t·x, so that ``alpha`` is defined."""
         return type(self).alpha is not Degradation.alpha
+
+    @property
+    def hot(self) -> bool:
+        """Whether x_t = α_t x_0 + σ_t z with σ_t > 0 for t > 0, from wherever z comes."""
+        return self.scalar and self.noisy
+
+    def noise_level(self, t: Tensor) -> Tensor:
+        """The noise in units of the image's own scale (B,): σ_t/α_t where D_t = α_t·x, else σ_t."""
+        return self.sigma(t) / self.alpha(t) if self.scalar else self.sigma(t)
+
+    def time(self, level: Tensor) -> Tensor:
+        """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; what lies beyond gives 1."""
+        return invert(self.noise_level, level)
 
     def forward(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """x_t = D_t(x) + σ_t z with z = params["noise"]: (B, C, H, W) and t (B,) → (B, C, H, W).

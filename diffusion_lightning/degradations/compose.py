@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.schedules import grid_position
+from diffusion_lightning.noise_schedules import NoiseSchedule
+from diffusion_lightning.schedules import grid_position, per_image
 from diffusion_lightning.types import Generators, Params
 
 
@@ -16,6 +17,8 @@ class Compose(Degradation):
         steps: T; the most of the parts if None.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
         noise_floor: The least σ_t for t ≥ 1/T.
+        schedule: In place of ``noise``: a noise schedule (α_t, σ_t), for α_t·(D^n ∘ … ∘ D^1)(x) + σ_t z. Blur with
+            ``VE`` is the degradation of Soft Diffusion (2209.05442).
     """
 
     def __init__(
@@ -25,12 +28,18 @@ class Compose(Degradation):
         steps: int | None = None,
         noise: float = 0.0,
         noise_floor: float = 0.0,
+        schedule: NoiseSchedule | None = None,
     ) -> None:
         if not parts:
             raise ValueError("parts is empty: give the degradations to compose")
         super().__init__(steps or max(part.steps for part in parts), noise, noise_floor)
         if noisy := next((type(part).__name__ for part in parts if part.noisy), None):
             raise ValueError(f"the part {noisy} has noise, which Compose adds last: give Compose the noise instead")
+        if schedule is not None and self.noisy:
+            raise ValueError(
+                f"noise={noise}, noise_floor={noise_floor}: leave them out, the schedule says how noise grows"
+            )
+        self.schedule = schedule
         self.parts = nn.ModuleList(parts)
         self.spans = spans or [(0.0, 1.0)] * len(parts)
         if len(self.spans) != len(parts):
@@ -41,6 +50,15 @@ class Compose(Degradation):
         self.linear = all(part.linear for part in parts)
         self.hidden_params = any(part.hidden_params for part in parts)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether σ_t > 0 for t > 0."""
+        return super().noisy or getattr(self, "schedule", None) is not None
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """σ_t (B,) of the schedule, if there is one."""
+        return super().sigma(t) if self.schedule is None else self.schedule(t, self.steps)[1].to(t.dtype)
+
     def draw(self, x: Tensor, generator: Generators) -> Params:
         """The parts' draws, under ``i.name``."""
         return {
@@ -50,16 +68,20 @@ class Compose(Degradation):
         }
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
-        """D^n ∘ … ∘ D^1."""
+        """D^n ∘ … ∘ D^1, times α_t."""
         for i, part in enumerate(self._list()):
             x = part.operator(x, self._time(i, t), self._own(i, params))
-        return x
+        return self._fade(x, t)
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """(D^1)ᵀ ∘ … ∘ (D^n)ᵀ."""
+        y = self._fade(y, t)
         for i, part in reversed(list(enumerate(self._list()))):
             y = part.adjoint(y, self._time(i, t), self._own(i, params))
         return y
+
+    def _fade(self, x: Tensor, t: Tensor) -> Tensor:
+        return x if self.schedule is None else per_image(self.schedule(t, self.steps)[0], x) * x
 
     def _list(self) -> list[Degradation]:
         return list(self.parts)  # type: ignore[arg-type]  # a ModuleList forgets what its modules are

@@ -1,4 +1,4 @@
-"""Gaussian noise, the hot special case: x_t = √ᾱ_t x_0 + √(1−ᾱ_t) z (DDPM, 2006.11239)."""
+"""Gaussian noise, the hot special case: x_t = α_t x_0 + σ_t z with any noise schedule (DDPM, 2006.11239)."""
 
 from typing import Literal
 
@@ -6,53 +6,51 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.schedules import cosine_alpha_bar, linear_alpha_bar, per_image, read_table
+from diffusion_lightning.noise_schedules import Cosine, Linear, NoiseSchedule
+from diffusion_lightning.schedules import per_image
 from diffusion_lightning.types import Params
+
+SCHEDULES = {"cosine": Cosine, "linear": Linear}
 
 
 class GaussianNoise(Degradation):
-    """Variance-preserving Gaussian noise.
+    """Gaussian noise that grows while the image fades.
 
     Args:
         steps: T, the grid on which the schedule is defined.
-        schedule: ``cosine`` (Improved DDPM, the paper's) or ``linear`` (DDPM).
+        schedule: ``cosine`` (Improved DDPM, the paper's), ``linear`` (DDPM), or a class of
+            ``diffusion_lightning.noise_schedules`` with its arguments, as VE or Straight.
     """
 
     linear = True
 
-    def __init__(self, steps: int = 1000, schedule: Literal["cosine", "linear"] = "cosine") -> None:
+    def __init__(self, steps: int = 1000, schedule: Literal["cosine", "linear"] | NoiseSchedule = "cosine") -> None:
         super().__init__(steps)
-        tables = {"cosine": cosine_alpha_bar, "linear": linear_alpha_bar}
-        if schedule not in tables:
-            raise ValueError(f"schedule={schedule!r}: choose {' or '.join(tables)}")
-        self._alpha_bar = tables[schedule](steps)
+        if isinstance(schedule, str) and schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule!r}: choose {' or '.join(SCHEDULES)}, or a class of noise_schedules")
+        self.schedule = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
 
     @property
     def noisy(self) -> bool:
         """Always: noise is all that this degradation does."""
         return True
 
-    def alpha_bar(self, t: Tensor) -> Tensor:
-        """ᾱ_t (B,), float64."""
-        table = self.cache.get(t.device, lambda: self._alpha_bar.to(t.device))
-        return read_table(table, t)
-
     def alpha(self, t: Tensor) -> Tensor:
-        """√ᾱ_t (B,), in the dtype of t."""
-        return self.alpha_bar(t).sqrt().to(t.dtype)
+        """α_t (B,), in the dtype of t."""
+        return self.schedule(t, self.steps)[0].to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """√(1−ᾱ_t) (B,), in the dtype of t."""
-        return (1 - self.alpha_bar(t)).sqrt().to(t.dtype)
+        """σ_t (B,), in the dtype of t."""
+        return self.schedule(t, self.steps)[1].to(t.dtype)
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
-        """√ᾱ_t x."""
-        return per_image(self.alpha_bar(t).sqrt(), x) * x
+        """α_t x."""
+        return per_image(self.schedule(t, self.steps)[0], x) * x
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
-        """√ᾱ_t y."""
+        """α_t y."""
         return self.operator(y, t, params)
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """√ᾱ_t, once for each pixel value."""
-        return self.alpha_bar(t).sqrt()[:, None].expand(-1, torch.Size(shape).numel())
+        """α_t, once for each pixel value."""
+        return self.schedule(t, self.steps)[0][:, None].expand(-1, torch.Size(shape).numel())

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.types import Denoise, Generators, Params
+from diffusion_lightning.samplers.grids import Even, TimeGrid
+from diffusion_lightning.types import Denoise, Estimate, Generators, Params, as_estimate
 
 
 class Step(NamedTuple):
@@ -23,27 +24,71 @@ class Step(NamedTuple):
     x0: Tensor
 
 
+class Walk:
+    """What the steps of one walk share: the restorer, the degradation with its draws, and the generator.
+
+    Args:
+        denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0.
+        degradation: What the images went through.
+        params: Its draws, held over the walk.
+        generator: Of the noise that steps add.
+        holds_noise: Whether steps apply to the full forward D_t + σ_t z, instead of to the operator alone.
+
+    Attributes:
+        previous: The step before, for rules that look back.
+    """
+
+    def __init__(
+        self, denoise: Denoise, degradation: Degradation, params: Params, generator: Generators, holds_noise: bool
+    ) -> None:
+        self.denoise = denoise
+        self.degradation = degradation
+        self.params = params
+        self.generator = generator
+        self.forward = degradation if holds_noise else degradation.operator
+        self.previous: Step | None = None
+
+    def guess(self, x: Tensor, t: float) -> Estimate:
+        """x̂_0 of the images x at the time t: one network call."""
+        estimate = as_estimate(self.denoise(x, _times(x, t)))
+        return estimate._replace(x0=estimate.x0.to(x.dtype))
+
+    def move(self, x: Tensor, x0: Tensor, t: float, s: float, kappa: float | Tensor, zeta: float | Tensor) -> Tensor:
+        """D_s(x̂_0) + κ (x − D_t(x̂_0)) + ζ η; κ and ζ are numbers, or tensors that broadcast to x."""
+        ahead = self.forward(x0, _times(x, s), self.params) if s > 0 else x0
+        if not isinstance(kappa, float) or kappa:
+            ahead = ahead + kappa * (x - self.forward(x0, _times(x, t), self.params))
+        if not isinstance(zeta, float) or zeta:
+            ahead = ahead + zeta * rng.normal(x.shape, self.generator, like=x)
+        return ahead
+
+
 class Sampler(ABC):
     """A rule that walks from x_1 to x_0: two numbers a step, κ(t, s) and ζ(t, s).
 
     Args:
-        steps: Network calls of a walk, at equal steps in t; the degradation's own T if None.
+        steps: Steps of a walk, a network call each; the degradation's own T if None.
+        grid: Where in t the steps lie; evenly if None.
     """
 
     holds_noise: bool = False
     """Whether the rule is applied to the full forward D_t + σ_t z with z held, instead of to the operator alone."""
 
-    def __init__(self, steps: int | None = None) -> None:
+    calls_per_step: int = 1
+    """The most network calls of one step."""
+
+    def __init__(self, steps: int | None = None, grid: TimeGrid | None = None) -> None:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps={steps!r}: a walk has at least 1 step, a network call each")
         self.steps = steps
+        self.grid = grid or Even()
 
     def with_steps(self, steps: int | None) -> Self:
         """The same rule with another number of steps, or this one if None."""
         if steps is None:
             return self
         changed = copy.copy(self)
-        Sampler.__init__(changed, steps)
+        Sampler.__init__(changed, steps, self.grid)
         return changed
 
     @abstractmethod
@@ -55,8 +100,12 @@ class Sampler(ABC):
 
     def times(self, degradation: Degradation, start: float = 1.0) -> list[float]:
         """The times of the walk, from ``start`` to 0."""
-        steps = self.steps or max(1, round(degradation.steps * start))
-        return [start * (steps - i) / steps for i in range(steps + 1)]
+        return self.grid.times(degradation, self.steps or max(1, round(degradation.steps * start)), start)
+
+    def step(self, walk: Walk, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
+        """x̂_0 at t, and x_s: one step of the walk. Rules of more than (κ, ζ) override this."""
+        x0 = walk.guess(x, t).x0
+        return x0, walk.move(x, x0, t, s, *self.coefficients(walk.degradation, t, s))
 
     @torch.no_grad()
     def trajectory(
@@ -68,7 +117,7 @@ class Sampler(ABC):
         generator: Generators = None,
         start: float = 1.0,
     ) -> Iterator[Step]:
-        """Walk and yield every point: one ``Step`` for each network call, and a last one at t = 0.
+        """Walk and yield every point: one ``Step`` for each time of the walk, the last at t = 0.
 
         Args:
             denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0.
@@ -87,22 +136,11 @@ class Sampler(ABC):
         params = dict(params or {})
         if self.holds_noise and degradation.noisy:
             params.setdefault("noise", torch.zeros_like(x))
-        forward = degradation if self.holds_noise else degradation.operator
-        times = self.times(degradation, start)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-
-        def at(t: float) -> Tensor:
-            return torch.full((len(x),), t, dtype=dtype, device=x.device)
-
-        for t, s in itertools.pairwise(times):
-            x0 = denoise(x, at(t)).to(x.dtype)
-            yield Step(t, x, x0)
-            kappa, zeta = self.coefficients(degradation, t, s)
-            ahead = forward(x0, at(s), params) if s > 0 else x0
-            if kappa:
-                ahead = ahead + kappa * (x - forward(x0, at(t), params))
-            if zeta:
-                ahead = ahead + zeta * rng.normal(x.shape, generator, like=x)
+        walk = Walk(denoise, degradation, params, generator, self.holds_noise)
+        for t, s in itertools.pairwise(self.times(degradation, start)):
+            x0, ahead = self.step(walk, x, t, s)
+            walk.previous = Step(t, x, x0)
+            yield walk.previous
             x = ahead
         yield Step(0.0, x, x)
 
@@ -140,3 +178,7 @@ def sigma_at(degradation: Degradation, t: float) -> float:
 def alpha_at(degradation: Degradation, t: float) -> float:
     """α_t in float64."""
     return degradation.alpha(torch.tensor([t], dtype=torch.float64)).item()
+
+
+def _times(x: Tensor, t: float) -> Tensor:
+    return torch.full((len(x),), t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)

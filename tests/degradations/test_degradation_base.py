@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lightning.degradations import Degradation, GaussianBlur
-from diffusion_lightning.degradations.base import TableCache
+from diffusion_lightning.schedules import TableCache
 
 
 def sigma(t, **settings):

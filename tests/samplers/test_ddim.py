@@ -36,11 +36,12 @@ def coefficients_on(degradation, steps):
 def test_ddpm_s_step_is_the_product_of_the_two_gaussians(schedule, span):
     """Bayes: q(x_s | x_t, x_0) ∝ N(x_s; α_s x_0, σ_s²) N(x_t; r x_s, σ_t² − r² σ_s²) with r = α_t/α_s, in 50 digits."""
     degradation = GaussianNoise(STEPS, schedule)
+    alpha_bar = degradation.schedule.alpha_bar(STEPS).tolist()
     for k in range(span + 1, STEPS + 1):
         t, s = k / STEPS, (k - span) / STEPS
         kappa, zeta = DDPM().coefficients(degradation, t, s)
         with mpmath.workdps(50):
-            alpha_t, alpha_s = (mpmath.sqrt(mpmath.mpf(degradation._alpha_bar[i].item())) for i in (k, k - span))
+            alpha_t, alpha_s = (mpmath.sqrt(mpmath.mpf(alpha_bar[i])) for i in (k, k - span))
             variance_t, variance_s = 1 - alpha_t**2, 1 - alpha_s**2
             ratio = alpha_t / alpha_s
             step = variance_t - ratio**2 * variance_s
@@ -57,7 +58,7 @@ def test_ddim_with_eta_1_is_the_ddpm_posterior_as_ho_et_al_write_it(schedule):
     degradation = GaussianNoise(STEPS, schedule)
     x = noise(2, 3, 4, 5)
     walked = DDIM(eta=1.0)(restorer, degradation, x, generator=keyed_generator("walk"))
-    generator, alpha_bar = keyed_generator("walk"), degradation.alpha_bar(torch.arange(STEPS + 1) / STEPS)
+    generator, alpha_bar = keyed_generator("walk"), degradation.schedule.alpha_bar(STEPS)
     for k in range(STEPS, 0, -1):
         now, before = alpha_bar[k], alpha_bar[k - 1]
         beta = 1 - now / before
@@ -81,7 +82,7 @@ def test_ddim_is_equation_12_of_its_paper(schedule, steps, eta):
     walked = DDIM(steps, eta)(restorer, degradation, x, generator=keyed_generator("walk"))
     generator = keyed_generator("walk")
     grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    bars = degradation.alpha_bar(grid)
+    bars = degradation.alpha(grid) ** 2
     for i, (now, after) in enumerate(itertools.pairwise(bars)):
         x0 = restorer(x, grid[i].expand(2))
         eps = (x - now.sqrt() * x0) / (1 - now).sqrt()
@@ -203,7 +204,7 @@ def test_random_steps_end_without_noise(schedule):
 def test_alpha_and_sigma_are_read_in_double_precision():
     degradation = GaussianNoise(1000)
     assert alpha_at(degradation, 0.5) ** 2 + sigma_at(degradation, 0.5) ** 2 == pytest.approx(1, abs=1e-15)
-    assert alpha_at(degradation, 0.5) ** 2 == pytest.approx(degradation._alpha_bar[500].item(), rel=1e-15)
+    assert alpha_at(degradation, 0.5) ** 2 == pytest.approx(degradation.schedule.alpha_bar(1000)[500].item(), rel=1e-15)
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])

@@ -1,0 +1,208 @@
+"""Noise schedules (α_t, σ_t): how much of the image and how much noise there is at the time t, in float64.
+
+Each is a curve over [0, 1] with (α_0, σ_0) = (1, 0), defined on the grid t = k/T; a least noise level is reached at
+t = 1/T, below which α and σ are linear in t.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.schedules import TableCache, check_steps, grid_position, read_table
+
+
+class NoiseSchedule(ABC):
+    """α_t and σ_t as functions of t."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """α_t and σ_t, float64 (B,), at the times t (B,) of a degradation with T = ``steps``."""
+
+
+class _Discrete(NoiseSchedule):
+    """α_t = √ᾱ_t and σ_t = √(1−ᾱ_t) with a table of ᾱ_k."""
+
+    def __init__(self) -> None:
+        self.cache = TableCache()
+
+    @abstractmethod
+    def alpha_bar(self, steps: int) -> Tensor:
+        """ᾱ_k for k = 0 … T: (T+1,) float64."""
+
+    def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """ᾱ is linear between grid points."""
+        table = self.cache.get((steps, t.device), lambda: self.alpha_bar(steps).to(t.device))
+        alpha_bar = read_table(table, t)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+class Cosine(_Discrete):
+    """Variance preserving, the cosine of Improved DDPM (2102.09672, eq. 17).
+
+    Args:
+        offset: s, which keeps the first steps from vanishing.
+        max_beta: The bound of every β, which clips the last alone and keeps ᾱ_T above zero.
+    """
+
+    def __init__(self, offset: float = 0.008, max_beta: float = 0.999) -> None:
+        super().__init__()
+        self.offset = offset
+        self.max_beta = max_beta
+
+    def alpha_bar(self, steps: int) -> Tensor:
+        """cos²((k/T + s)/(1 + s)·π/2), scaled to start at 1."""
+        return cosine_alpha_bar(steps, self.offset, self.max_beta)
+
+
+class Linear(_Discrete):
+    """Variance preserving, the linear β of DDPM (2006.11239).
+
+    Args:
+        beta_start: β_1 at T = 1000.
+        beta_end: β_T at T = 1000.
+    """
+
+    def __init__(self, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+        super().__init__()
+        if not 0 < beta_start <= beta_end < 1:
+            raise ValueError(f"beta_start={beta_start}, beta_end={beta_end}: choose 0 < beta_start <= beta_end < 1")
+        self.beta_start = beta_start
+        self.beta_end = beta_end
+
+    def alpha_bar(self, steps: int) -> Tensor:
+        """∏ (1 − β_i)."""
+        return linear_alpha_bar(steps, self.beta_start, self.beta_end)
+
+
+class VP(NoiseSchedule):
+    """The variance-preserving SDE (2011.13456, eq. 32): DDPM's linear β in continuous time.
+
+    Args:
+        beta_min: β(0), as a rate over t in [0, 1].
+        beta_max: β(1).
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max:
+            raise ValueError(f"beta_min={beta_min}, beta_max={beta_max}: choose 0 < beta_min <= beta_max")
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+
+    def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """α = exp(−½∫β), σ² = 1 − α²."""
+        log_alpha = self._log_alpha(t, steps)
+        return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
+
+    def _log_alpha(self, t: Tensor, steps: int) -> Tensor:
+        time = grid_position(t, steps) / steps
+        return -(time**2) * (self.beta_max - self.beta_min) / 4 - time * self.beta_min / 2
+
+
+class SubVP(VP):
+    """The sub-VP SDE (2011.13456, eq. 29): the α of ``VP`` with σ = 1 − α², the square of its σ.
+
+    Args:
+        beta_min: β(0), as a rate over t in [0, 1].
+        beta_max: β(1).
+    """
+
+    def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """α = exp(−½∫β), σ = 1 − α²."""
+        log_alpha = self._log_alpha(t, steps)
+        return log_alpha.exp(), -torch.expm1(2 * log_alpha)
+
+
+class _Exploding(NoiseSchedule):
+    """α = 1 and σ from σ_min at t = 1/T to σ_max at t = 1."""
+
+    def __init__(self, sigma_min: float, sigma_max: float) -> None:
+        if not 0 < sigma_min <= sigma_max < math.inf:
+            raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: choose 0 < sigma_min <= sigma_max")
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+
+    @abstractmethod
+    def between(self, share: Tensor) -> Tensor:
+        """σ at the shares 0 … 1 of the way from σ_min to σ_max."""
+
+    def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """(1, σ)."""
+        u = grid_position(t, steps)
+        share = ((u - 1) / max(steps - 1, 1)).clamp(0, 1) if steps > 1 else torch.ones_like(u)
+        return torch.ones_like(u), self.between(share) * u.clamp(max=1)
+
+
+class VE(_Exploding):
+    """Variance exploding: the geometric noise levels of NCSN (1907.05600) and of the VE SDE (2011.13456, eq. 30).
+
+    Args:
+        sigma_min: σ at t = 1/T, in units of images in [-1, 1].
+        sigma_max: σ at t = 1; as large as the largest distance between two images is usual.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        super().__init__(sigma_min, sigma_max)
+
+    def between(self, share: Tensor) -> Tensor:
+        """σ_min (σ_max/σ_min)^share."""
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** share
+
+
+class Karras(_Exploding):
+    """The noise levels of EDM (2206.00364, eq. 5): even in σ^(1/ρ).
+
+    Args:
+        sigma_min: σ at t = 1/T, in units of images in [-1, 1].
+        sigma_max: σ at t = 1.
+        rho: ρ: the larger, the more of the levels are small.
+    """
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
+        super().__init__(sigma_min, sigma_max)
+        if rho <= 0:
+            raise ValueError(f"rho={rho}: choose a positive number, 7 as in EDM")
+        self.rho = rho
+
+    def between(self, share: Tensor) -> Tensor:
+        """(σ_min^(1/ρ) + share (σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + share * (high - low)) ** self.rho
+
+
+class Straight(NoiseSchedule):
+    """The straight path of flow matching and rectified flow (2210.02747, 2209.03003): α = 1 − t, σ = t."""
+
+    def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """(1 − t, t)."""
+        time = grid_position(t, steps) / steps
+        return 1 - time, time
+
+
+def cosine_alpha_bar(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    """ᾱ_k, k = 0 … T, of Improved DDPM (2102.09672, eq. 17): cos² with every β clipped to ``max_beta``.
+
+    Only the last β is clipped, so ᾱ_T stays above zero.
+    """
+    check_steps(steps)
+    k = torch.arange(steps + 1, dtype=torch.float64) / steps
+    curve = torch.cos((k + offset) / (1 + offset) * math.pi / 2) ** 2
+    beta = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)
+    return alpha_bar_from_betas(beta)
+
+
+def linear_alpha_bar(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """ᾱ_k, k = 0 … T, of DDPM (2006.11239): β linear, scaled by 1000/T.
+
+    So the end hardly depends on T, down to T = 20, where the last β is clipped at 0.999.
+    """
+    check_steps(steps)
+    scale = 1000 / steps
+    beta = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64).clamp(max=0.999)
+    return alpha_bar_from_betas(beta)
+
+
+def alpha_bar_from_betas(beta: Tensor) -> Tensor:
+    """ᾱ_k = ∏_{i≤k} (1 − β_i) with ᾱ_0 = 1: (T,) → (T+1,)."""
+    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)])
