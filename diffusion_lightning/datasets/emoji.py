@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffusion_lightning.datasets.base import StoredPictures
-from diffusion_lightning.datasets.split import held_out
+from diffusion_lightning.datasets.split import held_out, position
 from diffusion_lightning.images import image_size
 
 Group = Literal["faces", "animals", "people", "plants", "food", "travel", "other"]
@@ -47,7 +47,8 @@ _VERSION = 1  # of what `_draw` draws
 class EmojiDataset(StoredPictures):
     """Emoji of one code point, so without flags and the variants of skin and hair; RGB.
 
-    Labels are positions in ``groups``, captions the English names that Unicode gives. Drawing all takes some seconds
+    Labels are positions in ``groups``, captions the English names that Unicode gives. The order is a fixed shuffle, so
+    that the first few are as any others; by code point they would be signs of one kind. Drawing all takes some seconds
     and is done once: they are kept in a file under ``root`` for each size.
 
     Args:
@@ -59,7 +60,7 @@ class EmojiDataset(StoredPictures):
         background: A colour that Pillow knows, by name or as #rrggbb.
 
     Attributes:
-        code_points: Of each picture, ascending.
+        code_points: Of each picture.
 
     Raises:
         ValueError: The extra ``emoji`` is not installed, an argument is out of its range, or the split is empty.
@@ -81,11 +82,12 @@ class EmojiDataset(StoredPictures):
             raise ValueError(f"split must be all, train or validation, got {split}")
         captions = _captions()
         code_points, images = _drawings(list(captions), image_size(size), ImageColor.getrgb(background)[:3], Path(root))
-        held = held_out([f"emoji/{point:X}" for point in code_points], validation_fraction)
+        keys = [f"emoji/{point:X}" for point in code_points]
+        held = held_out(keys, validation_fraction)
         group = group_names()
         chosen = [
             i
-            for i, point in enumerate(code_points)
+            for i, point in sorted(enumerate(code_points), key=lambda item: position(keys[item[0]]))
             if group.get(point, "other") in names and (split == "all" or held[i] == (split == "validation"))
         ]
         if not chosen:

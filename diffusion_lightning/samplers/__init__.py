@@ -3,5 +3,19 @@
 from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.samplers.cold import Cold, Direct, Naive
 from diffusion_lightning.samplers.ddim import DDIM, DDPM, ProbabilityFlow
+from diffusion_lightning.samplers.grids import Even, Quadratic, Rho, TimeGrid
 
-__all__ = ["DDIM", "DDPM", "Cold", "Direct", "Naive", "ProbabilityFlow", "Sampler", "Step"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "Cold",
+    "Direct",
+    "Even",
+    "Naive",
+    "ProbabilityFlow",
+    "Quadratic",
+    "Rho",
+    "Sampler",
+    "Step",
+    "TimeGrid",
+]
