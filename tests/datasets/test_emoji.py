@@ -133,9 +133,9 @@ def test_a_damaged_file_is_drawn_anew(tmp_path):
     assert len(torch.load(path, weights_only=True)["images"]) == len(first)
 
 
-def test_the_first_few_pictures_are_of_many_kinds_and_the_same_in_any_choice_of_groups(tmp_path):
+def test_the_order_is_a_shuffle_and_the_same_in_any_choice_of_groups(tmp_path):
     dataset = EmojiDataset(16, root=tmp_path)
-    assert len({dataset[i].label for i in range(24)}) >= 4
+    assert dataset.code_points != sorted(dataset.code_points)
     animals = EmojiDataset(16, ["animals"], root=tmp_path)
     group = dataset.classes.index("animals")
     order = [point for i, point in enumerate(dataset.code_points) if dataset[i].label == group]
