@@ -8,7 +8,7 @@ UNFINISHED := $(VENV)/.unfinished
 CLI := $(BIN)/diffusion-lightning
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo compare test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,6 +29,14 @@ demo: $(VENV)/.dev ## train small models on embedded pictures, cold and warm, an
 	@echo "restored digits:  $$(ls -t runs/blur/images/restored-*.png | head -n 1)"
 	@echo "generated digits: runs/demo/generated/grid.png"
 	@echo "and on the way:   $$(ls -t runs/warm_blur/images/trajectory-*.png | head -n 1)"
+
+RUN ?= ddpm
+STEPS ?= [5, 10, 20, 50, 100]
+
+compare: $(VENV)/.dev ## compare samplers on a trained config: FID against network calls; make compare RUN=ddpm STEPS='[5, 20]'
+	@[ -e runs/$(RUN)/checkpoints/last.ckpt ] || $(CLI) fit --config configs/$(RUN).yaml
+	$(CLI) compare --config configs/$(RUN).yaml --ckpt_path runs/$(RUN)/checkpoints/last.ckpt --output runs/compared/$(RUN) \
+	    --features diffusion_lightning.metrics.DigitsClassifier --steps '$(STEPS)' $(ARGS)
 
 # One thread a worker: PyTorch's threads would fight over the cores. A worker takes seconds to import torch, hence few of them.
 test: $(VENV)/.dev ## run the tests; pytest's own arguments go in ARGS: make test ARGS="-k blur -n 0"

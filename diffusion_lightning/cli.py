@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's fit, validate, test and predict, and preview, generate and restore.
+"""The command line: LightningCLI's fit, validate, test and predict, and preview, generate, restore and compare.
 
 Values come from the command line, else from YAML, else from the checkpoint's hyperparameters, else from the defaults.
 """
@@ -28,7 +28,7 @@ from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.trainer import DiffusionTrainer
 
 WITHOUT_DATA = ("generate", "restore")
-WITHOUT_LOGS = ("generate", "restore", "preview", "predict")
+WITHOUT_LOGS = ("generate", "restore", "preview", "compare", "predict")
 
 
 class Parser(LightningArgumentParser):
@@ -63,7 +63,7 @@ class DiffusionCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's without tune, and ours; the arguments that are objects are left out."""
-        ours = {"generate", "restore", "preview"}
+        ours = {"generate", "restore", "preview", "compare"}
         return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in ours}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

@@ -1,28 +1,30 @@
-"""Lightning's Trainer with three more verbs: generate, restore and preview."""
+"""Lightning's Trainer with four more verbs: generate, restore, preview and compare."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
+from diffusion_lightning.callbacks.base import Look
+from diffusion_lightning.callbacks.comparison import Comparison
 from diffusion_lightning.callbacks.writer import PictureWriter
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.data.starts import Drawn, Given, Starts
-from diffusion_lightning.datasets.folder import find_pictures
+from diffusion_lightning.data.starts import Drawn, Given, Starts, find_given
 from diffusion_lightning.images import read_picture, save_picture
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
-from diffusion_lightning.samplers import Direct, Sampler
+from diffusion_lightning.samplers import DDPM, Direct, ProbabilityFlow, Sampler
 from diffusion_lightning.sheets import grid, sheet
 
 
 class DiffusionTrainer(Trainer):
-    """``lightning.Trainer`` with ``generate``, ``restore`` and ``preview``."""
+    """``lightning.Trainer`` with ``generate``, ``restore``, ``preview`` and ``compare``."""
 
     def generate(
         self,
@@ -46,7 +48,7 @@ class DiffusionTrainer(Trainer):
             output: The folder to write to.
             number: How many pictures.
             sampler: How to walk; as the checkpoint says by default.
-            steps: Network calls of a walk; as the sampler says by default.
+            steps: Steps of a walk; as the sampler says by default.
             seed: Of the draws: picture i is the same for any number, batch size and devices.
             batch_size: Pictures at once on a device.
             weights_only: Whether to load nothing but plain data from the checkpoint.
@@ -85,7 +87,7 @@ class DiffusionTrainer(Trainer):
             output: The folder to write to; each picture keeps its name, as a PNG.
             severity: How degraded the pictures are, in (0, 1]: where the walk starts.
             sampler: How to walk; as the checkpoint says by default.
-            steps: Network calls of a walk; as the sampler says by default.
+            steps: Steps of a walk; as the sampler says by default.
             seed: Of the draws of samplers that add noise.
             batch_size: Pictures of one size at once on a device.
             weights_only: Whether to load nothing but plain data from the checkpoint.
@@ -98,7 +100,7 @@ class DiffusionTrainer(Trainer):
                 "restoring them in one step (Direct)."
             )
             module.sampler = Direct()
-        paths, names = _pictures(Path(input), Path(output))
+        paths, names = find_given(Path(input), Path(output))
         module.walk_seed = seed
         channels = int(_checkpoint_shape(module, ckpt_path)[0])
         for path in paths:  # all of them, before the first is written
@@ -145,6 +147,46 @@ class DiffusionTrainer(Trainer):
             save_picture(sheet(torch.stack(strip, 1), [f"t={t:.3g}" for t in times]), output)
             get_console().print(f"{type(degradation).__name__} of {len(clean)} images: {output}", soft_wrap=True)
 
+    def compare(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        features: nn.Module,
+        samplers: list[Sampler] | None = None,
+        steps: list[int] | None = None,
+        ckpt_path: str | None = None,
+        output: str = "compared",
+        images: int = 256,
+        batch_size: int = 64,
+        seed: int = 0,
+        weights_only: bool | None = True,
+    ) -> None:
+        """Compare samplers on one checkpoint: Fréchet distance against network calls, as a table and a plot.
+
+        Args:
+            model: The model.
+            datamodule: The data, with whose held-out images the generated ones are compared.
+            features: The network of the Fréchet distance.
+            samplers: What to compare; ProbabilityFlow and, where it is defined, DDPM by default.
+            steps: At how many steps; 5, 10, 20 and 50 by default.
+            ckpt_path: The checkpoint.
+            output: The folder of the table and the plot.
+            images: Images to generate with each.
+            batch_size: Images at once on a device.
+            seed: Of the draws.
+            weights_only: Whether to load nothing but plain data from the checkpoint.
+        """
+        module = _restoration(model)
+        default: list[Sampler] = [ProbabilityFlow()]
+        if module.degradation.hot and module.degradation.gaussian_noise:
+            default.append(DDPM())
+        rules = samplers or default
+        for rule in rules:
+            rule.check(module.degradation)
+        look = Comparison(rules, steps or [5, 10, 20, 50], features, output, images, batch_size, seed)
+        self.callbacks: list[Callback] = [c for c in self.callbacks if not isinstance(c, Look)] + [look]
+        self.validate(module, datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=weights_only)
+
     def _walk(
         self,
         module: RestorationModule,
@@ -164,14 +206,14 @@ class DiffusionTrainer(Trainer):
 
     @contextmanager
     def _progress(self, total: int) -> Iterator:
-        """A bar over network calls, in place of Lightning's over batches, which stands still during a walk."""
+        """A bar over steps, in place of Lightning's over batches, which stands still during a walk."""
         bar = self.progress_bar_callback
         if bar is not None:
             bar.disable()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         hidden = bar is None or not self.is_global_zero
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=hidden) as progress:
-            task = progress.add_task("network calls × pictures", total=total)
+            task = progress.add_task("steps × pictures", total=total)
             yield lambda number: progress.advance(task, number)
 
 
@@ -179,24 +221,6 @@ def _restoration(model: LightningModule) -> RestorationModule:
     if not isinstance(model, RestorationModule):
         raise ValueError(f"this needs a RestorationModule, got {type(model).__name__}")
     return model
-
-
-def _pictures(source: Path, output: Path) -> tuple[list[Path], list[str]]:
-    """The pictures under a file or folder, and the names without suffix that their restorations get."""
-    if source.is_file():
-        paths, names = [source], [source.stem]
-    else:
-        paths = find_pictures(source)
-        relative = [path.relative_to(source) for path in paths]
-        stems = [str(path.with_suffix("")) for path in relative]
-        # Two formats of one picture keep their suffixes, so that neither is overwritten.
-        names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, relative, strict=True)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two pictures would both be restored as {twice}.png: rename one, or restore them apart")
-    targets = {(output / f"{name}.png").resolve() for name in names}
-    if clash := next((path for path in paths if path.resolve() in targets), None):
-        raise ValueError(f"restoring would overwrite {clash}: choose another --output")
-    return paths, names
 
 
 def _checkpoint_shape(module: RestorationModule, ckpt_path: str | None) -> list[int]:

@@ -88,7 +88,7 @@ def test_every_requirement_has_a_floor_and_a_reason(requirement):
 
 def test_make_lists_the_targets_of_the_contract(tmp_path):
     listed = make(tmp_path).stdout
-    targets = {"setup", "demo", "test", "lint", "bench", "clean", "help"}
+    targets = {"setup", "demo", "compare", "test", "lint", "bench", "clean", "help"}
     assert set(re.findall(r"^ *make (\w+) +\w", listed, re.MULTILINE)) == targets
     assert make(tmp_path, "help").stdout == listed
 

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from diffusion_lightning.datasets.folder import find_pictures
 from diffusion_lightning.images import from_uint8, read_picture
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.types import RestorationBatch
@@ -120,3 +121,21 @@ class _Share(IterableDataset):
 
 def _stack(group: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     return torch.stack([picture for picture, _ in group]), torch.tensor([index for _, index in group])
+
+
+def find_given(source: Path, output: Path) -> tuple[list[Path], list[str]]:
+    """The pictures under a file or folder, and the names without suffix that their restorations get."""
+    if source.is_file():
+        paths, names = [source], [source.stem]
+    else:
+        paths = find_pictures(source)
+        relative = [path.relative_to(source) for path in paths]
+        stems = [str(path.with_suffix("")) for path in relative]
+        # Two formats of one picture keep their suffixes, so that neither is overwritten.
+        names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, relative, strict=True)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two pictures would both be restored as {twice}.png: rename one, or restore them apart")
+    targets = {(output / f"{name}.png").resolve() for name in names}
+    if clash := next((path for path in paths if path.resolve() in targets), None):
+        raise ValueError(f"restoring would overwrite {clash}: choose another --output")
+    return paths, names
