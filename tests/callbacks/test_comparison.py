@@ -13,7 +13,6 @@ from diffusion_lightning.callbacks.comparison import label
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, ProbabilityFlow, Quadratic
 
-
 pytest_plugins = ["callbacks.runs"]
 
 
