@@ -68,6 +68,7 @@ class ConsistentAnnealed(Sampler):
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(κ, √(σ_s² − κ²σ_t²))."""
-        kappa = min(1 - self.eta, flow_kappa(degradation, t, s))
-        variance = sigma_at(degradation, s) ** 2 - (kappa * sigma_at(degradation, t)) ** 2
-        return kappa, math.sqrt(max(variance, 0))
+        ratio, kappa = flow_kappa(degradation, t, s), 1 - self.eta
+        if ratio <= kappa:
+            return ratio, 0.0
+        return kappa, math.sqrt(sigma_at(degradation, s) ** 2 - (kappa * sigma_at(degradation, t)) ** 2)

@@ -36,8 +36,9 @@ def degraded(degradation, clean, t=1.0):
 
 COMBINATIONS = [
     pytest.param(case, name, id=f"{case} by {name}")
-    for (case, make), (name, build) in itertools.product(DEGRADATIONS.items(), SAMPLERS.items())
-    if suits(build(None), make())
+    for case, degradation in [(case, make()) for case, make in DEGRADATIONS.items()]
+    for name, build in SAMPLERS.items()
+    if suits(build(None), degradation)
 ]
 
 WITHOUT_RANDOM_STEPS = [combination for combination in COMBINATIONS if combination.values[1] not in RANDOM]
@@ -130,15 +131,8 @@ def test_the_call_returns_the_end_of_the_trajectory_and_reports_every_step(name,
     x, params = degraded(degradation, clean)
     walk = list(SAMPLERS[name](5).trajectory(Garbage(), degradation, x, params, image_generators(1, range(3))))
     for progress in (False, True):
-        restored = SAMPLERS[name](5)(
-            Garbage(),
-            degradation,
-            x,
-            params,
-            generator=image_generators(1, range(3)),
-            on_step=seen.append,
-            progress=progress,
-        )
+        generators = image_generators(1, range(3))
+        restored = SAMPLERS[name](5)(Garbage(), degradation, x, params, generators, 1.0, seen.append, progress)
         assert torch.equal(restored, walk[-1].x)
         assert len(seen) == len(walk)
         assert all(torch.equal(a.x, b.x) and a.t == b.t for a, b in zip(seen, walk, strict=True))
