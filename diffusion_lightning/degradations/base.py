@@ -109,7 +109,10 @@ class Degradation(nn.Module, ABC):
 
     def time(self, level: Tensor) -> Tensor:
         """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; what lies beyond gives 1."""
-        return invert(self.noise_level, level)
+        # All t within SNAP of a grid point have its level: without the slack a last bit decides between the two ends
+        # of that range, of which the upper one has a greater level, and without the snap neither is the grid point.
+        t = invert(self.noise_level, level * (1 - 1e-14))
+        return grid_position(t, self.steps) / self.steps
 
     def forward(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """x_t = D_t(x) + σ_t z with z = params["noise"]: (B, C, H, W) and t (B,) → (B, C, H, W).

@@ -33,18 +33,26 @@ class Walk:
         params: Its draws, held over the walk.
         generator: Of the noise that steps add.
         holds_noise: Whether steps apply to the full forward D_t + σ_t z, instead of to the operator alone.
+        steps: N, how many steps the walk has.
 
     Attributes:
         previous: The step before, for rules that look back.
     """
 
     def __init__(
-        self, denoise: Denoise, degradation: Degradation, params: Params, generator: Generators, holds_noise: bool
+        self,
+        denoise: Denoise,
+        degradation: Degradation,
+        params: Params,
+        generator: Generators,
+        holds_noise: bool,
+        steps: int,
     ) -> None:
         self.denoise = denoise
         self.degradation = degradation
         self.params = params
         self.generator = generator
+        self.steps = steps
         self.forward = degradation if holds_noise else degradation.operator
         self.previous: Step | None = None
 
@@ -136,8 +144,9 @@ class Sampler(ABC):
         params = dict(params or {})
         if self.holds_noise and degradation.noisy:
             params.setdefault("noise", torch.zeros_like(x))
-        walk = Walk(denoise, degradation, params, generator, self.holds_noise)
-        for t, s in itertools.pairwise(self.times(degradation, start)):
+        times = self.times(degradation, start)
+        walk = Walk(denoise, degradation, params, generator, self.holds_noise, len(times) - 1)
+        for t, s in itertools.pairwise(times):
             x0, ahead = self.step(walk, x, t, s)
             walk.previous = Step(t, x, x0)
             yield walk.previous
@@ -178,6 +187,12 @@ def sigma_at(degradation: Degradation, t: float) -> float:
 def alpha_at(degradation: Degradation, t: float) -> float:
     """α_t in float64."""
     return degradation.alpha(torch.tensor([t], dtype=torch.float64)).item()
+
+
+def flow_kappa(degradation: Degradation, t: float, s: float) -> float:
+    """σ_s/σ_t with 0/0 := 1: how much of the residual the probability flow keeps from t to s."""
+    sigma_t = sigma_at(degradation, t)
+    return sigma_at(degradation, s) / sigma_t if sigma_t > 0 else 1.0
 
 
 def _times(x: Tensor, t: float) -> Tensor:

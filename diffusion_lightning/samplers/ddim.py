@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.samplers.base import Sampler, Walk, alpha_at, sigma_at
+from diffusion_lightning.samplers.base import Sampler, Walk, alpha_at, flow_kappa, sigma_at
 from diffusion_lightning.samplers.grids import TimeGrid
 
 
@@ -34,11 +34,9 @@ class DDIM(Sampler):
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """Equations 12 and 16 of the paper, in this package's terms."""
-        sigma_t, sigma_s = sigma_at(degradation, t), sigma_at(degradation, s)
-        if sigma_t == 0:
-            return 1.0, 0.0
         if self.eta == 0:
-            return sigma_s / sigma_t, 0.0
+            return flow_kappa(degradation, t, s), 0.0
+        sigma_t, sigma_s = sigma_at(degradation, t), sigma_at(degradation, s)
         ratio = alpha_at(degradation, t) / alpha_at(degradation, s)
         posterior = sigma_s**2 * max(sigma_t**2 - ratio**2 * sigma_s**2, 0) / sigma_t**2
         variance = self.eta**2 * posterior

@@ -2,7 +2,19 @@
 
 from collections.abc import Callable
 
-from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, Naive, ProbabilityFlow, Sampler
+from diffusion_lightning.samplers import (
+    DDIM,
+    DDPM,
+    Cold,
+    ConsistentAnnealed,
+    Direct,
+    Heun,
+    Momentum,
+    Multistep,
+    Naive,
+    ProbabilityFlow,
+    Sampler,
+)
 
 SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
     "Direct": lambda steps: Direct(),
@@ -12,5 +24,24 @@ SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
     "DDIM": DDIM,
     "DDIM half random": lambda steps: DDIM(steps, eta=0.5),
     "DDPM": DDPM,
+    "Momentum": Momentum,
+    "ConsistentAnnealed": lambda steps: ConsistentAnnealed(steps, eta=0.3),
+    "Heun": Heun,
+    "Heun of slopes": lambda steps: Heun(steps, average="slope"),
+    "Heun with churn": lambda steps: Heun(steps, churn=1.5),
+    "Multistep": Multistep,
+    "Multistep in lambda": lambda steps: Multistep(steps, spacing="lambda"),
 }
 """Each is built from its number of steps, None for the degradation's own T."""
+
+RANDOM = {"DDIM half random", "DDPM", "Momentum", "ConsistentAnnealed", "Heun with churn"}
+"""Those that add noise where there is some."""
+
+
+def suits(sampler, degradation):
+    """Whether the sampler is defined for the degradation."""
+    try:
+        sampler.check(degradation)
+    except ValueError:
+        return False
+    return True
