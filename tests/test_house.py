@@ -32,6 +32,7 @@ FLOORS = {
     "priors": 2,
     "samplers.grids": 2,
     "samplers.base": 2,
+    "samplers.ddim": 2,
     "samplers": 3,
     "metrics": 3,
     "module": 4,
@@ -168,8 +169,8 @@ def test_the_library_neither_prints_nor_names_a_device(file):
     [
         ("samplers.cold", "from diffusion_lightning.samplers.base import Sampler", True),
         ("samplers.cold", "from diffusion_lightning.samplers import base", True),
-        ("samplers.cold", "from diffusion_lightning.samplers.ddim import DDIM", False),
-        ("samplers.cold", "from .ddim import DDIM", False),
+        ("samplers.cold", "from diffusion_lightning.samplers.langevin import AnnealedLangevin", False),
+        ("samplers.cold", "from .langevin import AnnealedLangevin", False),
         ("samplers.cold", "def f():\n    import diffusion_lightning.module", False),
         ("schedules", "from diffusion_lightning import rng", False),
         ("rng", "from diffusion_lightning.types import Params", True),

@@ -5,11 +5,13 @@ from diffusion_lightning.samplers.base import Sampler, Step, Walk
 from diffusion_lightning.samplers.cold import Cold, Direct, Naive
 from diffusion_lightning.samplers.ddim import DDIM, DDPM, ProbabilityFlow
 from diffusion_lightning.samplers.grids import Even, Quadratic, Rho, TimeGrid
+from diffusion_lightning.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffusion_lightning.samplers.second_order import Heun, Multistep
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "AnnealedLangevin",
     "Cold",
     "ConsistentAnnealed",
     "Direct",
@@ -18,6 +20,7 @@ __all__ = [
     "Momentum",
     "Multistep",
     "Naive",
+    "PredictorCorrector",
     "ProbabilityFlow",
     "Quadratic",
     "Rho",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from diffusion_lightning.samplers import (
     DDIM,
     DDPM,
+    AnnealedLangevin,
     Cold,
     ConsistentAnnealed,
     Direct,
@@ -12,6 +13,7 @@ from diffusion_lightning.samplers import (
     Momentum,
     Multistep,
     Naive,
+    PredictorCorrector,
     ProbabilityFlow,
     Sampler,
 )
@@ -31,10 +33,16 @@ SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
     "Heun with churn": lambda steps: Heun(steps, churn=1.5),
     "Multistep": Multistep,
     "Multistep in lambda": lambda steps: Multistep(steps, spacing="lambda"),
+    "AnnealedLangevin": lambda steps: AnnealedLangevin(steps, corrections=3, rate=0.2),
+    "PredictorCorrector": lambda steps: PredictorCorrector(steps=steps),
+    "PredictorCorrector of the flow": lambda steps: PredictorCorrector(ProbabilityFlow(steps), corrections=2),
 }
 """Each is built from its number of steps, None for the degradation's own T."""
 
-RANDOM = {"DDIM half random", "DDPM", "Momentum", "ConsistentAnnealed", "Heun with churn"}
+CORRECTED = {"AnnealedLangevin", "PredictorCorrector", "PredictorCorrector of the flow"}
+"""Those that correct at each time before they step on."""
+
+RANDOM = {"DDIM half random", "DDPM", "Momentum", "ConsistentAnnealed", "Heun with churn"} | CORRECTED
 """Those that add noise where there is some."""
 
 
