@@ -11,10 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
+from torchvision.transforms.functional import center_crop
 
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.datasets.base import PictureDataset
-from diffusion_lightning.images import from_uint8, from_unit, to_unit
+from diffusion_lightning.images import from_uint8, from_unit, image_size, to_unit
 from diffusion_lightning.rng import image_generators, keyed_generator
 from diffusion_lightning.types import RestorationBatch
 
@@ -34,6 +35,8 @@ class DegradationDataModule(LightningDataModule, ABC):
         num_workers: Processes that read pictures; 0 reads in the main process.
         augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
         seed: Of the draws; the run's ``seed_everything`` if None.
+        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
+            may crop training pictures elsewhere; not at all if None.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         augmentation: list[nn.Module] | None = None,
         seed: int | None = None,
+        crop: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -49,6 +53,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = nn.Sequential(*augmentation) if augmentation else None
+        self.crop = None if crop is None else image_size(crop)
         self._seed = seed
         self._datasets: dict[str, PictureDataset] = {}
 
@@ -88,7 +93,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         number = min(limit, len(pictures))
         for start in range(0, number, batch_size):
             chunk = [pictures[i].image for i in range(start, min(start + batch_size, number))]
-            yield from_uint8(torch.stack(chunk))
+            yield self._cropped(from_uint8(torch.stack(chunk)))
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled under the key (seed, epoch); batches are full where there are enough pictures for one."""
@@ -120,10 +125,11 @@ class DegradationDataModule(LightningDataModule, ABC):
         clean = from_uint8(pictures)
         if self.trainer.training:
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
-            clean = self._augment(clean, *key)
+            clean = self._cropped(self._augment(clean, *key))
             generator = keyed_generator(*key, "degradation", device=clean.device)
             t = module.times.sample(number, degradation, generator, clean.device)
             return degrade(degradation, clean, t, generator, index)
+        clean = self._cropped(clean)
         generators = image_generators(self.seed, index)
         if self.trainer.predicting:
             t = torch.ones(number, device=clean.device)
@@ -142,6 +148,16 @@ class DegradationDataModule(LightningDataModule, ABC):
         with torch.random.fork_rng(devices):  # Kornia draws from torch's global generators
             torch.manual_seed(keyed_generator(*key, "augmentation").initial_seed())
             return from_unit(self.augmentation.to(clean.device)(to_unit(clean)))
+
+    def _cropped(self, images: Tensor) -> Tensor:
+        if self.crop is None:
+            return images
+        height, width = images.shape[-2:]
+        if height < self.crop[0] or width < self.crop[1]:
+            raise ValueError(
+                f"crop={list(self.crop)}: the pictures are {height}×{width}; choose a smaller crop or a larger size"
+            )
+        return center_crop(images, list(self.crop))
 
     def _loader(self, items: Dataset[Item], order: Sampler[int] | None = None, drop_last: bool = False) -> DataLoader:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

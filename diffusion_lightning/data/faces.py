@@ -25,6 +25,8 @@ class CelebA(DegradationDataModule):
         num_workers: Processes that read pictures.
         augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
         seed: Of the draws; the run's ``seed_everything`` if None.
+        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
+            may crop training pictures elsewhere; not at all if None.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class CelebA(DegradationDataModule):
         num_workers: int = 4,
         augmentation: list[nn.Module] | None = None,
         seed: int | None = None,
+        crop: int | tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, augmentation, seed)
+        super().__init__(batch_size, num_workers, augmentation, seed, crop)
         self.root = root
         self.size = size
         self.validation_fraction = validation_fraction
@@ -86,6 +89,8 @@ class AFHQ(DegradationDataModule):
         num_workers: Processes that read pictures.
         augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
         seed: Of the draws; the run's ``seed_everything`` if None.
+        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
+            may crop training pictures elsewhere; not at all if None.
     """
 
     def __init__(
@@ -97,8 +102,9 @@ class AFHQ(DegradationDataModule):
         num_workers: int = 4,
         augmentation: list[nn.Module] | None = None,
         seed: int | None = None,
+        crop: int | tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, augmentation, seed)
+        super().__init__(batch_size, num_workers, augmentation, seed, crop)
         self.root = root
         self.size = size
         self.unreadable = unreadable

@@ -18,6 +18,8 @@ class _Vision(DegradationDataModule):
         num_workers: Processes that read pictures; the data lie in memory, so 0 is best.
         augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
         seed: Of the draws; the run's ``seed_everything`` if None.
+        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
+            may crop training pictures elsewhere; not at all if None.
     """
 
     name: VisionName
@@ -31,8 +33,9 @@ class _Vision(DegradationDataModule):
         num_workers: int = 0,
         augmentation: list[nn.Module] | None = None,
         seed: int | None = None,
+        crop: int | tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, augmentation, seed)
+        super().__init__(batch_size, num_workers, augmentation, seed, crop)
         self.root = root
         self.download = download
         self.size = size

@@ -20,6 +20,9 @@ class Fade(Degradation):
         initial: The first mask's width in units of ``std``.
         centre: Where the masks lie: the image's centre, or a pixel drawn for each image.
         colour: What is left: mid grey (0), or a colour drawn from U[−.5, .5] for each image, which x_1 then is exactly.
+        reverse: Whether the image goes from its border inwards, as in the paper's generation: M_k = 1 − the product of
+            the first T − k masks, for k ≥ 1, so that nothing is left of it at the end.
+        quantize: Whether training inputs are rounded to 8 bits, as the paper's ``--discrete``.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
         noise_floor: The least σ_t for t ≥ 1/T.
     """
@@ -33,6 +36,8 @@ class Fade(Degradation):
         initial: float = 1.0,
         centre: Literal["image", "random"] = "image",
         colour: Literal["grey", "random"] = "grey",
+        reverse: bool = False,
+        quantize: bool = False,
         noise: float = 0.0,
         noise_floor: float = 0.0,
     ) -> None:
@@ -47,6 +52,8 @@ class Fade(Degradation):
         self.initial = initial
         self.centre = centre
         self.colour = colour
+        self.reverse = reverse
+        self.quantize = quantize
 
     @property
     def hidden_params(self) -> bool:  # type: ignore[override]
@@ -109,6 +116,9 @@ class Fade(Degradation):
             sigma = self.std * (i + self.initial)
             masks.append(masks[-1] * -torch.expm1(-squares / (2 * sigma**2)))
         table = torch.stack(masks)
+        if self.reverse:
+            table = 1 - table.flip(0)
+            table[0] = 1
         if self.colour == "random":  # what the masks leave of the image goes with the last, so that x_1 is the colour
             table[-1] = 0
         return squares.to(device), table.to(device)

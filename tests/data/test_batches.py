@@ -1,5 +1,6 @@
 """Keyed randomness of the batches: what depends on rank and batch in training, and on the image alone in evaluation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,45 +9,15 @@ import kornia.augmentation as K
 import pytest
 import torch
 from callbacks.runs import Stored, blur, tiny_module, tiny_trainer
+from data.batches import batch_of, pictures
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from diffusion_lightning import RestorationBatch
-from diffusion_lightning.data import DegradationDataModule, Digits, degrade
+from diffusion_lightning.data import Digits, degrade
 from diffusion_lightning.data.base import _Items
-from diffusion_lightning.degradations import Degradation
+from diffusion_lightning.degradations import Degradation, Fade
 from diffusion_lightning.images import from_uint8, to_uint8
-from diffusion_lightning.times import Uniform
-
-
-def batch_of(
-    data: DegradationDataModule,
-    pictures: Tensor,
-    index: Tensor,
-    stage: str = "training",
-    rank: int = 0,
-    batch: int = 0,
-    degradation: Degradation | None = None,
-) -> RestorationBatch:
-    """What the hook makes of a transferred batch on this rank at this point of the run."""
-    module = tiny_module(degradation=degradation or blur(noise=0.1), times=Uniform())
-    data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=module,
-        training=stage == "training",
-        predicting=stage == "predicting",
-        global_rank=rank,
-        world_size=1,
-        fit_loop=SimpleNamespace(total_batch_idx=batch - 1),
-        state=SimpleNamespace(fn=TrainerFn.FITTING),
-    )
-    return data.on_after_batch_transfer([pictures, index], 0)
-
-
-def pictures(number: int = 8, channels: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shape = (number, channels, 8, 8)
-    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), torch.arange(number)
 
 
 def same(a: RestorationBatch, b: RestorationBatch) -> bool:
@@ -185,10 +156,11 @@ def test_augmentation_sees_images_on_the_unit_range_and_may_keep_them() -> None:
     torch.testing.assert_close(batch.clean, from_uint8(images))
 
 
-def test_quantize_rounds_the_training_input_to_grey_levels() -> None:
+@pytest.mark.parametrize("quantized", [blur, Fade], ids=["blur", "fading"])
+def test_quantize_rounds_the_training_input_to_grey_levels(quantized: Callable[..., Degradation]) -> None:
     images, index = pictures()
-    rounded = batch_of(Stored(seed=1), images, index, degradation=blur(quantize=True)).degraded
-    exact = batch_of(Stored(seed=1), images, index, degradation=blur()).degraded
+    rounded = batch_of(Stored(seed=1), images, index, degradation=quantized(quantize=True)).degraded
+    exact = batch_of(Stored(seed=1), images, index, degradation=quantized()).degraded
     assert torch.equal(rounded, from_uint8(to_uint8(rounded)))
     assert not torch.equal(exact, from_uint8(to_uint8(exact)))
     assert (rounded - exact).abs().max() <= 1 / 255 + 1e-6

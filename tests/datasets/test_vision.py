@@ -1,52 +1,19 @@
 """torchvision's data sets, read from small files in their true formats; the internet is never there."""
 
-import pickle
-import struct
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import torch
 import torchvision
+from data.files import DIGITS, GREY, accept_any_checksum, write_cifar, write_idx
 
 from diffusion_lightning.datasets import VisionDataset
 from diffusion_lightning.images import from_uint8
 
-RNG = np.random.default_rng(0)
-GREY = {part: RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in (("train", 12), ("t10k", 5))}
-DIGITS = {part: RNG.integers(0, 10, len(images), dtype=np.uint8) for part, images in GREY.items()}
-
-
-def write_idx(root, name):
-    """The four files of MNIST: a magic number, the sizes, the bytes, all big-endian."""
-    folder = root / name / "raw"
-    folder.mkdir(parents=True)
-    for part in GREY:
-        count = len(GREY[part])
-        images = struct.pack(">IIII", 0x803, count, 28, 28) + GREY[part].tobytes()
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + DIGITS[part].tobytes())
-    return folder
-
-
-def write_cifar(root):
-    """The seven pickles of CIFAR-10: rows of 3072 bytes, red plane first."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    planes = RNG.integers(0, 256, (6, 2, 3072), dtype=np.uint8)
-    for i, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]):
-        (folder / name).write_bytes(pickle.dumps({"data": planes[i], "labels": [i, 9 - i]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
-    return torch.from_numpy(planes).reshape(6, 2, 3, 32, 32)
-
 
 @pytest.fixture
 def any_checksum(monkeypatch):
-    """CIFAR-10's files are known by their MD5; without one torchvision asks only that they exist."""
-    cifar = torchvision.datasets.CIFAR10
-    for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(cifar, attribute, [[name, None] for name, _ in getattr(cifar, attribute)])
-    monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": None})
+    accept_any_checksum(monkeypatch)
 
 
 @pytest.fixture

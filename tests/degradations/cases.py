@@ -35,6 +35,7 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "warm pixelation by means": lambda: Pixelate(steps=2, first="mean", noise=0.2),
     "desaturation": lambda: Desaturate(steps=5, noise=0.1),
     "fading": lambda: Fade(steps=12, std=0.5),
+    "fading from the border": lambda: Fade(steps=12, std=0.5, reverse=True),
     # In Compose, which has no singular values: those of a drawn mask are not known before the draw.
     "fading about a drawn centre": lambda: Compose([Fade(steps=12, std=0.5, centre="random")], noise_floor=0.002),
     "fading to a drawn colour": lambda: Compose([Fade(steps=12, std=0.5, colour="random")]),

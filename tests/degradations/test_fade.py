@@ -51,6 +51,21 @@ def test_one_shot_is_the_product_of_the_masks_about_each_image_s_own_centre():
             assert torch.allclose(result[i], expected, rtol=0, atol=1e-12)
 
 
+def test_in_reverse_what_the_masks_leave_goes_first():
+    x = images(1)
+    degradation = Fade(steps=6, std=0.4, initial=2.0, reverse=True)
+    assert torch.equal(degradation(x, torch.zeros(1), {}), x)
+    for k in range(1, 7):
+        expected = (1 - masks((8, 11), (3.5, 5), 0.4, 2.0, 6 - k)) * x
+        assert torch.allclose(degradation(x, torch.tensor([k / 6]), {}), expected, rtol=0, atol=1e-12)
+
+
+def test_in_reverse_the_image_shrinks_to_its_centre():
+    mask = Fade(steps=20, std=1.0, reverse=True).mask(images(1), torch.tensor([0.9]), {})[0, 0]
+    assert mask[3:5, 5].min() > 0.9
+    assert mask[0, 0] < 0.01
+
+
 def test_drawn_centres_are_pixels_of_the_image_and_any_of_them():
     x = images(2000, (1, 3, 5))
     centres = drawn(Fade(centre="random"), x)["centre"]
@@ -60,9 +75,10 @@ def test_drawn_centres_are_pixels_of_the_image_and_any_of_them():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("centre", ["image", "random"])
-def test_the_end_is_exactly_the_drawn_colour(dtype, centre):
+@pytest.mark.parametrize("reverse", [False, True], ids=["outwards", "inwards"])
+def test_the_end_is_exactly_the_drawn_colour(dtype, centre, reverse):
     x = images(50, (3, 9, 16), dtype)
-    degradation = Fade(steps=5, std=0.05, colour="random", centre=centre)
+    degradation = Fade(steps=5, std=0.05, colour="random", centre=centre, reverse=reverse)
     params = drawn(degradation, x)
     assert torch.equal(degradation(x, torch.ones(50), params), params["colour"].expand_as(x))
     assert params["colour"].abs().max() <= 0.5

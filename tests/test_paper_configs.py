@@ -1,0 +1,123 @@
+"""The paper's own settings: complete, with its numbers, and a step of each with a small network on a little data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from callbacks.runs import CONFIGS, QUIET, picture, run
+from data.files import accept_any_checksum, write_cifar, write_idx, write_photographs
+from paper import PRINTED, channels, header, settings, side
+
+from diffusion_lightning.denoisers import UNet
+from diffusion_lightning.metrics import Inception
+
+SMALL = [
+    *("--model.denoiser.init_args.width=8", "--data.batch_size=2", "--data.num_workers=0"),
+    *("--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
+    *("--trainer.accelerator=cpu", "--trainer.logger=false", *QUIET),
+]
+PREVIEWED = [
+    *("blur_mnist", "inpaint_cifar10", "pixelate_celeba", "snow_celeba", "desaturate_celeba"),
+    *("generate_noise_afhq", "generate_animorphosis_celeba"),
+]
+"""One of each degradation and data set."""
+
+every_config = pytest.mark.parametrize("name", PRINTED)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a little of all the data, where Inception-v3 is not fetched."""
+    folder = tmp_path_factory.mktemp("paper")
+    write_idx(folder / "data", "MNIST")
+    write_cifar(folder / "data")
+    write_photographs(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        accept_any_checksum(patch)
+        patch.setattr(Inception, "prepare", lambda self, cache_dir: None)
+        yield folder
+
+
+def test_every_file_is_one_of_the_paper_s_experiments() -> None:
+    assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PRINTED)
+
+
+@every_config
+def test_the_header_has_the_paper_s_numbers_and_says_whose_they_are(name: str) -> None:
+    text = header(name)
+    assert "2208.09392" in text
+    assert "NOT RUN HERE" in text
+    assert "Inception-v3's weights" in text
+    for scores in PRINTED[name].split():
+        assert scores.replace("/", " / ") in text
+    assert ("the numbers are the paper's own" in text) == bool(PRINTED[name])
+    assert ("look swapped in print" in text) == name.startswith("snow")
+
+
+@every_config
+def test_it_trains_a_step_of_two_batches_at_its_size(name: str, folder: Path) -> None:
+    path = CONFIGS / f"paper/{name}.yaml"
+    run(folder, "fit", "--config", path, *SMALL)
+    state = torch.load(folder / f"runs/paper/{name}/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 1
+    assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 2
+    assert state["prior"]["shape"].tolist() == [channels(name), side(name), side(name)]
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 2e-5
+
+
+@pytest.mark.parametrize("name", PREVIEWED)
+def test_it_previews(name: str, folder: Path) -> None:
+    path = CONFIGS / f"paper/{name}.yaml"
+    size = ("--images=1", "--columns=2")
+    run(folder, "preview", "--config", path, "--data.num_workers=0", *size, f"--output={name}.png")
+    height, width, _ = picture(folder / f"{name}.png").shape
+    assert height > side(name)
+    assert width > 2 * side(name)
+
+
+@every_config
+def test_it_is_trained_as_the_paper_says(name: str) -> None:
+    model, data, trainer = (settings(name)[part] for part in ("model", "data", "trainer"))
+    assert model["parameterization"].endswith(".X0")
+    assert model["loss"].endswith(".L1")
+    assert model["sampler"].endswith(".Cold")
+    assert model["optimizer"] == {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-5}}
+    assert "lr_scheduler" not in model
+    assert data["init_args"]["batch_size"] == 32
+    assert (trainer["max_steps"], trainer["accumulate_grad_batches"]) == (700_000, 2)
+    assert trainer["precision"] == "32-true"
+    validated = trainer["val_check_interval"] / trainer["accumulate_grad_batches"]
+    assert trainer["max_steps"] % validated == 0, "the end is validated"
+    average, look, save = trainer["callbacks"]
+    assert average["init_args"] == {"decay": 0.995, "start_step": 2000, "every_n_steps": 10}
+    assert look["init_args"]["features"] == "diffusion_lightning.metrics.Inception"
+    assert trainer["max_steps"] % save["init_args"]["every_n_train_steps"] == 0, "the end is saved"
+
+
+@every_config
+def test_pictures_are_augmented_as_the_released_code_does(name: str) -> None:
+    data = settings(name)["data"]["init_args"]
+    changes = [entry["class_path"].rpartition(".")[2] for entry in data.get("augmentation", [])]
+    crop = data["augmentation"][0]["init_args"] if changes else {}
+    if name.startswith(("snow", "desaturate")) or name == "inpaint_mnist":
+        assert (data["size"], changes) == (side(name), [])
+    elif name == "inpaint_cifar10":
+        assert (data["size"], crop) == (32, {"size": [32, 32], "padding": 4})
+    else:
+        assert (data["size"], data["crop"]) == (int(1.12 * side(name)), side(name))
+        assert crop in ({}, {"size": [side(name)] * 2})
+        assert bool(crop) == (name != "pixelate_mnist")
+    assert ("RandomHorizontalFlip" in changes) == (bool(changes) and not name.endswith("mnist"))
+
+
+@every_config
+def test_the_network_has_the_paper_s_widths_and_as_many_parameters_as_the_header_says(name: str) -> None:
+    made = settings(name)["model"]["denoiser"]["init_args"]
+    deep = name.endswith("cifar10") and not name.startswith("snow")
+    widths = (128, [1, 2, 2, 2], 2, 0.1) if deep else (64, [1, 2, 4, 8], 2, 0)
+    assert (made["width"], made["multipliers"], made["blocks"], made.get("dropout", 0)) == widths
+    assert made["channels"] == channels(name)
+    with torch.device("meta"):
+        number = sum(p.numel() for p in UNet(**made).parameters())
+    assert f"{number / 1e6:.1f} M parameters" in header(name)
