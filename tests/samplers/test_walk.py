@@ -108,8 +108,7 @@ def test_the_trajectory_has_one_point_a_step_and_one_at_0_and_asks_the_network_t
     x, params = degraded(degradation, clean, start)
     sampler = SAMPLERS[name](steps)
     steps = sampler.steps
-    generator = torch.Generator().manual_seed(0)
-    walk = list(sampler.trajectory(denoise, degradation, x, params, generator, start))
+    walk = list(sampler.trajectory(denoise, degradation, x, params, torch.Generator().manual_seed(0), start))
     assert [step.t for step in walk] == pytest.approx([start * (steps - i) / steps for i in range(steps + 1)])
     assert walk[-1].t == 0
     assert torch.equal(walk[0].x, x)

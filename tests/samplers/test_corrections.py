@@ -1,0 +1,137 @@
+"""What Langevin corrections are defined for, how they are counted, and a perfect restorer's walk (check 5)."""
+
+import itertools
+
+import pytest
+import torch
+from oracles import Garbage, Perfect
+
+from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
+from diffusion_lightning.noise_schedules import VE
+from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.samplers import (
+    DDIM,
+    DDPM,
+    AnnealedLangevin,
+    Cold,
+    Direct,
+    Naive,
+    PredictorCorrector,
+    ProbabilityFlow,
+)
+from diffusion_lightning.samplers.base import sigma_at
+from diffusion_lightning.samplers.grids import Even, Rho
+
+WALKS = {
+    "noise": lambda: GaussianNoise(20),
+    "VE noise": lambda: GaussianNoise(20, VE(0.1, 4.0)),
+    "warm blur": lambda: GaussianBlur(20, 5, noise=0.8),
+}
+
+
+@pytest.mark.parametrize("make", WALKS.values(), ids=WALKS)
+@pytest.mark.parametrize(("corrections", "rate"), [(1, 0.3), (4, 0.1)])
+def test_a_perfect_restorer_s_annealed_walk_has_the_closed_form_variance_at_every_level(make, corrections, rate):
+    """D_t x_0 + e, where e keeps (1 − rate) of itself and gets √(2 rate) σ_t η at each correction, to 1e-12.
+
+    Check 5 does not hold: the variance is above σ_t², by what the levels before had more and by 1/(1 − rate/2).
+    """
+    degradation, clean = make(), torch.linspace(-1, 1, 48, dtype=torch.float64).view(3, 1, 4, 4)
+    params = degradation.sample_params(clean, keyed_generator(0))
+    x = degradation(clean, torch.ones(3, dtype=torch.float64), params)
+    sampler = AnnealedLangevin(8, corrections, rate)
+    walk = list(sampler.trajectory(Perfect(clean), degradation, x, params, keyed_generator("walk")))
+    generator, residual = keyed_generator("walk"), sigma_at(degradation, 1.0) * params["noise"]
+    for step in walk[:-1]:
+        t = torch.full((3,), step.t, dtype=torch.float64)
+        assert torch.allclose(step.x, degradation.operator(clean, t, params) + residual, rtol=0, atol=1e-12)
+        for _ in range(corrections):
+            eta = torch.randn(clean.shape, dtype=torch.float64, generator=generator)
+            residual = (1 - rate) * residual + (2 * rate) ** 0.5 * sigma_at(degradation, step.t) * eta
+    assert torch.equal(walk[-1].x, clean)
+
+
+@pytest.mark.parametrize("make", WALKS.values(), ids=WALKS)
+def test_many_corrections_of_a_perfect_restorer_give_the_forward_s_variance_over_one_minus_half_the_rate(make):
+    degradation, clean, rate = make(), torch.zeros(2000, 1, 8, 8, dtype=torch.float64), 0.2
+    x = torch.full_like(clean, 3.0)
+    walk = AnnealedLangevin(2, 60, rate).trajectory(Perfect(clean), degradation, x, {}, keyed_generator(0))
+    halfway = next(itertools.islice(walk, 1, None)).x
+    expected = sigma_at(degradation, 1.0) ** 2 / (1 - rate / 2)
+    assert halfway.var().item() == pytest.approx(expected, rel=5 * (2 / clean.numel()) ** 0.5)
+
+
+class Pictures(GaussianNoise):
+    gaussian_noise = False
+
+
+@pytest.mark.parametrize("sampler", [AnnealedLangevin, PredictorCorrector])
+@pytest.mark.parametrize("degradation", [GaussianBlur(), Pictures()], ids=["cold blur", "noise that is not Gaussian"])
+def test_degradations_without_gaussian_noise_are_refused_with_a_remedy(sampler, degradation):
+    message = f"{sampler.__name__} follows the score.*{type(degradation).__name__} has none.*: use Cold or"
+    with pytest.raises(ValueError, match=message):
+        sampler(steps=2)(Garbage(), degradation, torch.zeros(1, 1, 4, 4))
+
+
+def test_warm_degradations_have_a_score_but_the_predictor_must_suit_them_too():
+    warm = GaussianBlur(steps=5, noise=0.3)
+    AnnealedLangevin().check(warm)
+    PredictorCorrector(ProbabilityFlow()).check(warm)
+    with pytest.raises(ValueError, match=r"DDPM.*GaussianBlur is none: use ProbabilityFlow"):
+        PredictorCorrector().check(warm)
+
+
+@pytest.mark.parametrize("predictor", [Cold, Naive, Direct])
+def test_a_predictor_that_holds_the_noise_is_refused(predictor):
+    with pytest.raises(ValueError, match=f"predictor={predictor.__name__} holds the noise z.*: use DDPM"):
+        PredictorCorrector(predictor())
+
+
+@pytest.mark.parametrize("corrections", [0, -1, 1.5, True])
+@pytest.mark.parametrize("sampler", [AnnealedLangevin, PredictorCorrector])
+def test_a_number_of_corrections_that_is_no_positive_integer_is_refused(sampler, corrections):
+    with pytest.raises(ValueError, match=f"corrections={corrections}: choose at least 1"):
+        sampler(corrections=corrections)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, float("nan")])
+def test_a_rate_outside_zero_and_one_is_refused_by_value(rate):
+    with pytest.raises(ValueError, match=f"rate={rate}: choose a number in"):
+        AnnealedLangevin(rate=rate)
+
+
+@pytest.mark.parametrize("snr", [0.0, -0.1, float("inf"), float("nan")])
+def test_a_signal_to_noise_ratio_that_is_not_positive_is_refused_by_value(snr):
+    with pytest.raises(ValueError, match=f"snr={snr}: choose a positive number"):
+        PredictorCorrector(snr=snr)
+
+
+@pytest.mark.parametrize("sampler", [AnnealedLangevin, PredictorCorrector])
+def test_no_steps_are_refused_by_value(sampler):
+    with pytest.raises(ValueError, match="steps=0"):
+        sampler(steps=0)
+
+
+def test_predictor_corrector_walks_its_predictor_s_steps_and_grid_unless_it_has_its_own():
+    grid, other = Rho(), Even()
+    sampler = PredictorCorrector(DDIM(7, grid=grid))
+    assert (sampler.steps, sampler.grid) == (7, grid)
+    sampler = PredictorCorrector(DDIM(7, grid=grid), steps=9, grid=other)
+    assert (sampler.steps, sampler.grid) == (9, other)
+
+
+def test_other_steps_change_a_copy_and_its_predictor():
+    sampler = PredictorCorrector(DDIM(7, eta=0.5), corrections=2, snr=0.3)
+    changed = sampler.with_steps(11)
+    assert (sampler.steps, sampler.predictor.steps) == (7, 7)
+    assert (changed.steps, changed.predictor.steps, changed.predictor.eta) == (11, 11, 0.5)
+    assert (changed.corrections, changed.snr, changed.calls_per_step) == (2, 0.3, 3)
+    assert sampler.with_steps(None) is sampler
+    annealed = AnnealedLangevin(5, corrections=4, rate=0.2).with_steps(6)
+    assert (annealed.steps, annealed.corrections, annealed.constant, annealed.calls_per_step) == (6, 4, 0.2, 5)
+
+
+def test_calls_are_those_of_the_corrections_and_of_the_predictor():
+    assert AnnealedLangevin(corrections=4).calls_per_step == 5
+    assert PredictorCorrector(corrections=2).calls_per_step == 3
+    assert PredictorCorrector(PredictorCorrector(DDPM(), corrections=2)).calls_per_step == 4

@@ -1,0 +1,213 @@
+"""Langevin corrections against the reference's formulas and the papers' loops: spine checks 8, 10 and 11."""
+
+import itertools
+
+import pytest
+import torch
+from oracles import GaussianOracle, Perfect, energy_distance
+from samplers.mixtures import mixture
+
+from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.noise_schedules import VE, VP, SubVP
+from diffusion_lightning.rng import image_generators, keyed_generator
+from diffusion_lightning.samplers import AnnealedLangevin, PredictorCorrector, ProbabilityFlow
+from diffusion_lightning.samplers.base import Walk, alpha_at, sigma_at
+from diffusion_lightning.schedules import per_image
+
+VARIANCE, MEAN, LEVELS = 0.3, 0.7, 12
+SCHEDULES = {"VE": lambda: VE(0.1, 4.0), "VP": VP, "sub-VP": SubVP, "cosine": lambda: "cosine"}
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=keyed_generator(seed))
+
+
+def restorer(x, t):
+    """Smooth, and neither linear nor right."""
+    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + per_image(t, x)
+
+
+class Mutant(AnnealedLangevin):
+    """Corrections with wrong factors on the score or the noise; (1, 1) are the right ones."""
+
+    def __init__(self, rate, score=1.0, noise=1.0, **arguments):
+        super().__init__(rate=rate, **arguments)
+        self.score, self.noise = score, noise
+
+    def correct(self, walk, x, t, s):
+        x0, right = super().correct(walk, x, t, s)
+        pull = self.constant * (x - walk.forward(x0, torch.full((len(x),), t, dtype=x.dtype), walk.params))
+        return x0, x - self.score * pull + self.noise * (right - x + pull)
+
+
+def response(sampler, degradation, t):
+    """A and B of x' = α_t m + A (x − α_t m) + B η, read off a correction with the oracle of N(m, λ)."""
+    walk = Walk(GaussianOracle(degradation, MEAN, VARIANCE), degradation, {}, keyed_generator(1), holds_noise=False)
+    centre = torch.full((1, 1, 4, 4), alpha_at(degradation, t) * MEAN, dtype=torch.float64)
+    eta = draw(1, 1, 4, 4, seed=1)
+    added = sampler.correct(walk, centre, t, 0.0)[1] - centre
+    walk.generator = keyed_generator(1)
+    kept = sampler.correct(walk, centre + 1, t, 0.0)[1] - centre - added
+    assert torch.allclose(added / eta, (added / eta).mean(), rtol=0, atol=1e-12)
+    assert torch.allclose(kept, kept.mean(), rtol=0, atol=1e-12)
+    return kept.mean().item(), (added / eta).mean().item()
+
+
+def laws(degradation, t, rate):
+    """V of p(x_t) of N(m, λ), and ε."""
+    sigma = sigma_at(degradation, t)
+    return VARIANCE * alpha_at(degradation, t) ** 2 + sigma**2, rate * sigma**2
+
+
+@every_schedule
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.9])
+@pytest.mark.parametrize("t", [1.0, 0.5, 0.13, 1 / LEVELS])
+def test_a_correction_changes_the_variance_as_the_reference_says(schedule, rate, t):
+    """v' = (1 − ε/V)² v + 2ε for any v, and with the mean kept; ε in the place of 2ε, or of ε/2, must fail."""
+    degradation = GaussianNoise(LEVELS, schedule())
+    law, epsilon = laws(degradation, t, rate)
+    kept, added = response(AnnealedLangevin(rate=rate), degradation, t)
+    for v in (law, 0.2 * law, 3.0):
+        expected = (1 - epsilon / law) ** 2 * v + 2 * epsilon
+        assert kept**2 * v + added**2 == pytest.approx(expected, rel=1e-12)
+        for wrong in (Mutant(rate, noise=0.5**0.5), Mutant(rate, noise=0.5), Mutant(rate, score=0.5)):
+            a, b = response(wrong, degradation, t)
+            assert abs(a**2 * v + b**2 - expected) > 1e-6 * expected
+    assert response(Mutant(rate), degradation, t) == pytest.approx((kept, added), rel=1e-12)
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [1.0, 0.4])
+def test_many_corrections_give_the_law_of_x_t_up_to_the_known_bias(schedule, t):
+    """The stationary variance is V/(1 − ε/2V): exact in the limit of small ε, and the excess halves with ε."""
+    degradation = GaussianNoise(LEVELS, schedule())
+    excess = []
+    for rate in (0.2, 0.1, 0.05):
+        law, epsilon = laws(degradation, t, rate)
+        kept, added = response(AnnealedLangevin(rate=rate), degradation, t)
+        v = 0.0
+        for _ in range(20_000):
+            v = kept**2 * v + added**2
+        assert v == pytest.approx(law / (1 - epsilon / (2 * law)), rel=1e-11)
+        excess.append(v / law - 1)
+    assert excess[0] / excess[1] == pytest.approx(2, abs=0.12)
+    assert excess[1] / excess[2] == pytest.approx(2, abs=0.06)
+
+
+@pytest.mark.parametrize("corrections", [1, 4])
+def test_annealed_langevin_is_ncsn_s_loop_with_ncsnv2_s_end(corrections):
+    """x ← x + (α_i/2) s(x, σ_i) + √α_i z with α_i = ε_0 σ_i²/σ_L², at the end x + σ_L² s(x, σ_L)."""
+    degradation = GaussianNoise(LEVELS, VE(0.1, 4.0))
+    base = 0.002
+    sampler = AnnealedLangevin(corrections=corrections, rate=base / (2 * 0.1**2))
+    x = 4 * draw(3, 2, 4, 5)
+    walked = sampler(restorer, degradation, x, generator=keyed_generator("walk"))
+    generator = keyed_generator("walk")
+    for k in range(LEVELS, 0, -1):
+        sigma = 0.1 * 40 ** ((k - 1) / (LEVELS - 1))
+        t = torch.full((3,), k / LEVELS, dtype=torch.float64)
+        step = base * sigma**2 / 0.1**2
+        for _ in range(corrections):
+            score = (restorer(x, t) - x) / sigma**2
+            x = x + step / 2 * score + step**0.5 * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    x = x + sigma**2 * (restorer(x, t) - x) / sigma**2
+    assert torch.allclose(walked, x, rtol=0, atol=1e-11)
+
+
+def predictor_corrector(degradation, x, times, corrections, noise=2.0, alphas=True, batch=False, stale=False):
+    """The loop of 2011.13456 in terms of the score, with the norms of each image; the last four are mutations."""
+    generator = keyed_generator("walk")
+    for t, s in itertools.pairwise(times):
+        time = torch.full((len(x),), t, dtype=x.dtype)
+        (alpha_t, alpha_s), (sigma_t, sigma_s) = ([f(degradation, u) for u in (t, s)] for f in (alpha_at, sigma_at))
+        beta = 1 - (alpha_t / alpha_s) ** 2
+        for _ in range(corrections):
+            x0 = restorer(x, time)
+            score = (alpha_t * x0 - x) / sigma_t**2
+            eta = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+            norms = [v.flatten(1).norm(dim=1)[:, None, None, None] for v in (eta, score)]
+            up, down = (v.mean(0, keepdim=True) for v in norms) if batch else norms
+            epsilon = 2 * (1 - beta if alphas else 1) * (0.16 * up / down) ** 2
+            x = x + epsilon * score + (noise * epsilon).sqrt() * eta
+        x0 = x0 if stale else restorer(x, time)
+        step = sigma_t**2 - (1 - beta) * sigma_s**2
+        mean = (step * alpha_s * x0 + (1 - beta) ** 0.5 * sigma_s**2 * x) / sigma_t**2
+        x = mean
+        if s > 0:
+            spread = sigma_s * step**0.5 / sigma_t
+            x = x + spread * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    return x
+
+
+@every_schedule
+@pytest.mark.parametrize("corrections", [1, 3])
+def test_predictor_corrector_is_the_paper_s_corrector_and_then_ancestral_sampling(schedule, corrections):
+    degradation = GaussianNoise(LEVELS, schedule())
+    x = sigma_at(degradation, 1.0) * draw(3, 2, 4, 5)
+    sampler = PredictorCorrector(corrections=corrections)
+    walked = sampler(restorer, degradation, x, generator=keyed_generator("walk"))
+    written = (degradation, x, sampler.times(degradation), corrections)
+    assert torch.allclose(walked, predictor_corrector(*written), rtol=0, atol=1e-11)
+    mutations = [{"noise": 1.0}, {"batch": True}, {"stale": True}]
+    if alpha_at(degradation, 1.0) < 1:
+        mutations.append({"alphas": False})
+    for mutation in mutations:
+        assert (walked - predictor_corrector(*written, **mutation)).abs().max() > 1e-3, mutation
+
+
+def test_the_steps_of_a_trajectory_show_the_image_and_its_guess_before_the_corrections():
+    degradation, x = GaussianNoise(LEVELS), draw(2, 1, 4, 4)
+    for sampler in (AnnealedLangevin(), PredictorCorrector(), PredictorCorrector(ProbabilityFlow(), corrections=2)):
+        for step in itertools.islice(sampler.trajectory(restorer, degradation, x, None, keyed_generator(0)), LEVELS):
+            assert torch.equal(step.x0, restorer(step.x, torch.full((2,), step.t, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [AnnealedLangevin(), PredictorCorrector(), PredictorCorrector(ProbabilityFlow(), snr=2.0)],
+    ids=["AnnealedLangevin", "PredictorCorrector", "PredictorCorrector of the flow at its bound"],
+)
+def test_an_image_is_corrected_alike_alone_and_in_a_batch_of_8(sampler):
+    degradation, x = GaussianNoise(LEVELS), draw(8, 3, 5, 7) * torch.linspace(0.1, 3, 8).double().view(8, 1, 1, 1)
+    batch = sampler(restorer, degradation, x, generator=image_generators(1, range(8)))
+    for i in range(8):
+        alone = sampler(restorer, degradation, x[i : i + 1], generator=image_generators(1, [i]))
+        assert torch.allclose(alone, batch[i : i + 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_without_a_residual_a_correction_adds_noise_of_the_variance_2_sigma_squared_and_no_nan(dtype):
+    """‖g‖ = 0 has no finite ε by the rule; its bound σ_t² is what remains."""
+    degradation, clean = GaussianNoise(LEVELS, VE(0.1, 4.0)), draw(2, 1, 4, 4).to(dtype)
+    walk = Walk(Perfect(clean), degradation, {}, keyed_generator("walk"), holds_noise=False)
+    corrected = PredictorCorrector().correct(walk, clean, 0.5, 0.4)[1]
+    eta = torch.randn(
+        clean.shape, generator=keyed_generator("walk"), dtype=torch.promote_types(dtype, torch.float32)
+    ).to(dtype)
+    tolerance = {torch.bfloat16: 0.02, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
+    expected = 2**0.5 * sigma_at(degradation, 0.5) * eta
+    assert torch.allclose(corrected - clean, expected, rtol=tolerance, atol=tolerance)
+    assert torch.equal(PredictorCorrector()(Perfect(clean), degradation, clean), clean)
+
+
+def annealed_distance(**mutation):
+    degradation = GaussianNoise(24, VE(0.05, 3.0))
+    oracle = mixture(degradation)
+    clean, fresh = (oracle.sample(2000, keyed_generator(name)) for name in ("clean", "fresh"))
+    x = clean + 3 * draw(2000, 1, 1, 2, seed="noise")
+    sampler = Mutant(0.15, corrections=12, **mutation)
+    return energy_distance(sampler(oracle, degradation, x, generator=keyed_generator("walk")), fresh)
+
+
+def test_annealed_langevin_with_the_conditional_mean_gives_the_law_of_a_mixture():
+    assert annealed_distance() < 0.004
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [{"score": 0.5}, {"score": 2.0}, {"noise": 0.5**0.5}],
+    ids=["half the score", "twice the score", "noise √ε for √2ε"],
+)
+def test_annealed_langevin_with_a_wrong_factor_does_not(mutation):
+    assert annealed_distance(**mutation) > 0.012
