@@ -45,8 +45,8 @@ class Walk:
         degradation: Degradation,
         params: Params,
         generator: Generators,
-        holds_noise: bool,
-        steps: int,
+        holds_noise: bool = False,
+        steps: int = 1,
     ) -> None:
         self.denoise = denoise
         self.degradation = degradation
