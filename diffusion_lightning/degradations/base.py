@@ -109,7 +109,8 @@ class Degradation(nn.Module, ABC):
 
     def time(self, level: Tensor) -> Tensor:
         """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; what lies beyond gives 1."""
-        return invert(self.noise_level, level)
+        # The least such time of a grid point's level is the lower end of the times that snap to it.
+        return grid_position(invert(self.noise_level, level), self.steps) / self.steps
 
     def forward(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """x_t = D_t(x) + σ_t z with z = params["noise"]: (B, C, H, W) and t (B,) → (B, C, H, W).
