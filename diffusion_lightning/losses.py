@@ -38,8 +38,8 @@ class Power(Weight):
 class SNR(Weight):
     """The signal-to-noise ratio: w(t) = min(α²/σ², clip) + shift.
 
-    With the L2 loss this makes the error of x̂_0 that of ε (shift 0), of v (shift 1), Min-SNR-γ (clip γ, 2303.09556), or
-    EDM's for images of deviation σ_d (shift 1/σ_d², so 4 for 0.5; 2206.00364, table 1).
+    With the L2 loss this makes the error of x̂_0 that of ε (shift 0), of v (shift 1, where α² + σ² = 1), Min-SNR-γ
+    (clip γ, 2303.09556), or EDM's for images of deviation σ_d (shift 1/σ_d², so 4 for 0.5; 2206.00364, table 1).
 
     Args:
         shift: Added to the ratio.

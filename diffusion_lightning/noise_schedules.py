@@ -1,7 +1,7 @@
 """Noise schedules (α_t, σ_t): how much of the image and how much noise there is at the time t, in float64.
 
-Each is a curve over [0, 1] with (α_0, σ_0) = (1, 0), defined on the grid t = k/T; a least noise level is reached at
-t = 1/T, below which α and σ are linear in t.
+Each is a curve over [0, 1] with (α_0, σ_0) = (1, 0), defined on the grid t = k/T; a least noise level σ_min is reached
+at t = 1/T, below which σ is linear in t.
 """
 
 import math
@@ -22,20 +22,29 @@ class NoiseSchedule(ABC):
 
 
 class _Discrete(NoiseSchedule):
-    """α_t = √ᾱ_t and σ_t = √(1−ᾱ_t) with a table of ᾱ_k."""
+    """α_t = √ᾱ_t and σ_t = √(1−ᾱ_t) with ᾱ_k = ∏_{i≤k} (1 − β_i) and ᾱ linear between grid points."""
 
     def __init__(self) -> None:
         self.cache = TableCache()
 
     @abstractmethod
+    def betas(self, steps: int) -> Tensor:
+        """β_1 … β_T: (T,) float64."""
+
     def alpha_bar(self, steps: int) -> Tensor:
         """ᾱ_k for k = 0 … T: (T+1,) float64."""
+        return alpha_bar_from_betas(self.betas(check_steps(steps)))
 
     def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """ᾱ is linear between grid points."""
-        table = self.cache.get((steps, t.device), lambda: self.alpha_bar(steps).to(t.device))
-        alpha_bar = read_table(table, t)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        """√ᾱ and √(1−ᾱ)."""
+        table = self.cache.get((steps, t.device), lambda: self._table(steps).to(t.device))
+        alpha, sigma = read_table(table, t).sqrt().unbind(1)
+        return alpha, sigma
+
+    def _table(self, steps: int) -> Tensor:
+        # 1 − ᾱ as the difference that it is would leave eleven digits of the first σ, and fewer below it.
+        noise = -torch.expm1(torch.log1p(-self.betas(check_steps(steps))).cumsum(0))
+        return torch.stack([self.alpha_bar(steps), torch.cat([torch.zeros(1, dtype=torch.float64), noise])], 1)
 
 
 class Cosine(_Discrete):
@@ -48,16 +57,28 @@ class Cosine(_Discrete):
 
     def __init__(self, offset: float = 0.008, max_beta: float = 0.999) -> None:
         super().__init__()
+        if not 0 <= offset < math.inf:
+            raise ValueError(f"offset={offset}: choose a finite number of at least 0, 0.008 as in Improved DDPM")
+        if not 0 < max_beta <= 1:
+            raise ValueError(f"max_beta={max_beta}: choose 0 < max_beta <= 1, 0.999 as in Improved DDPM")
         self.offset = offset
         self.max_beta = max_beta
 
-    def alpha_bar(self, steps: int) -> Tensor:
-        """cos²((k/T + s)/(1 + s)·π/2), scaled to start at 1."""
-        return cosine_alpha_bar(steps, self.offset, self.max_beta)
+    def betas(self, steps: int) -> Tensor:
+        """β_k = 1 − f(k)/f(k−1) ≤ max_beta, with f(k) = cos² a_k and a_k = (k/T + s)/(1 + s)·π/2."""
+        # Written without differences of near numbers: cos² a − cos² b = sin(b−a) sin(b+a), and cos a = sin(π/2 − a).
+        k = torch.arange(steps + 1, dtype=torch.float64)
+        angle = (k / steps + self.offset) / (1 + self.offset) * (math.pi / 2)
+        left = (steps - k) / steps / (1 + self.offset) * (math.pi / 2)
+        step = math.sin(math.pi / 2 / steps / (1 + self.offset))
+        beta = step * torch.sin(angle[1:] + angle[:-1]) / torch.sin(left[:-1]) ** 2
+        return beta.clamp(max=self.max_beta)
 
 
 class Linear(_Discrete):
-    """Variance preserving, the linear β of DDPM (2006.11239).
+    """Variance preserving, the linear β of DDPM (2006.11239), scaled by 1000/T.
+
+    So the end hardly depends on T, down to T = 20, where the last β is clipped at 0.999.
 
     Args:
         beta_start: β_1 at T = 1000.
@@ -71,9 +92,10 @@ class Linear(_Discrete):
         self.beta_start = beta_start
         self.beta_end = beta_end
 
-    def alpha_bar(self, steps: int) -> Tensor:
-        """∏ (1 − β_i)."""
-        return linear_alpha_bar(steps, self.beta_start, self.beta_end)
+    def betas(self, steps: int) -> Tensor:
+        """1000/T · (β_start … β_end)."""
+        ends = 1000 / steps * self.beta_start, 1000 / steps * self.beta_end
+        return torch.linspace(*ends, steps, dtype=torch.float64).clamp(max=0.999)
 
 
 class VP(NoiseSchedule):
@@ -178,29 +200,6 @@ class Straight(NoiseSchedule):
         """(1 − t, t)."""
         time = grid_position(t, steps) / steps
         return 1 - time, time
-
-
-def cosine_alpha_bar(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
-    """ᾱ_k, k = 0 … T, of Improved DDPM (2102.09672, eq. 17): cos² with every β clipped to ``max_beta``.
-
-    Only the last β is clipped, so ᾱ_T stays above zero.
-    """
-    check_steps(steps)
-    k = torch.arange(steps + 1, dtype=torch.float64) / steps
-    curve = torch.cos((k + offset) / (1 + offset) * math.pi / 2) ** 2
-    beta = (1 - curve[1:] / curve[:-1]).clamp(max=max_beta)
-    return alpha_bar_from_betas(beta)
-
-
-def linear_alpha_bar(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """ᾱ_k, k = 0 … T, of DDPM (2006.11239): β linear, scaled by 1000/T.
-
-    So the end hardly depends on T, down to T = 20, where the last β is clipped at 0.999.
-    """
-    check_steps(steps)
-    scale = 1000 / steps
-    beta = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64).clamp(max=0.999)
-    return alpha_bar_from_betas(beta)
 
 
 def alpha_bar_from_betas(beta: Tensor) -> Tensor:

@@ -119,6 +119,61 @@ def test_optimizer_and_scheduler_come_from_the_command_line(tmp_path: Path) -> N
     assert state["param_groups"][0]["lr"] == 0.5**4
 
 
+NOISE = ["--model.degradation=GaussianNoise", "--model.degradation.init_args.steps=4"]
+SCHEDULE = "--model.degradation.init_args.schedule"
+SPOKEN = {
+    "a word": ([f"{SCHEDULE}=linear"], "Linear", None),
+    "a short class name": ([f"{SCHEDULE}=VE"], "VE", 50.0),
+    "a short class name and an argument": ([f"{SCHEDULE}=VE", f"{SCHEDULE}.sigma_max=20"], "VE", 20.0),
+    "YAML": (["--config", "noise.yaml"], "VE", 20.0),
+}
+
+
+@pytest.mark.parametrize("case", SPOKEN)
+def test_a_noise_schedule_is_said_in_a_word_or_by_its_class_and_goes_into_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    words, name, end = SPOKEN[case]
+    arguments = {"class_path": "diffusion_lightning.noise_schedules.VE", "init_args": {"sigma_max": 20}}
+    noise = {"class_path": "diffusion_lightning.degradations.GaussianNoise", "init_args": {"schedule": arguments}}
+    (tmp_path / "noise.yaml").write_text(yaml.safe_dump({"model": {"degradation": noise}}))
+    steps = [] if case == "YAML" else NOISE
+    limits = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", *QUIET]
+    run(tmp_path, "fit", "--config", DEBUG, *steps, *words, *limits)
+    path = tmp_path / RUN / "checkpoints/last.ckpt"
+    loaded = RestorationModule.load_from_checkpoint(path, weights_only=True)
+    again = model_of(tmp_path, monkeypatch, "generate", "--ckpt_path", path)
+    for schedule in (loaded.degradation.schedule, again.degradation.schedule):
+        assert type(schedule).__name__ == name
+        assert getattr(schedule, "sigma_max", None) == end
+
+
+def test_blur_with_a_noise_schedule_and_edm_s_parts_trains_and_generates_from_its_checkpoint(tmp_path: Path) -> None:
+    parts = {
+        "degradation": {
+            "class_path": "diffusion_lightning.degradations.Compose",
+            "init_args": {
+                "parts": [
+                    {"class_path": "diffusion_lightning.degradations.GaussianBlur", "init_args": {"kernel_size": 5}}
+                ],
+                "steps": 4,
+                "schedule": {
+                    "class_path": "diffusion_lightning.noise_schedules.Karras",
+                    "init_args": {"sigma_max": 20},
+                },
+            },
+        },
+        "loss": "diffusion_lightning.losses.SoftScore",
+        "times": "diffusion_lightning.times.LogNormalSigma",
+    }
+    (tmp_path / "soft.yaml").write_text(yaml.safe_dump({"model": parts}))
+    limits = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", *QUIET]
+    run(tmp_path, "fit", "--config", DEBUG, "--config", "soft.yaml", *limits)
+    path = tmp_path / RUN / "checkpoints/last.ckpt"
+    run(tmp_path, "generate", "--ckpt_path", path, "--number=2", "--output=made", "--steps=2", *QUIET)
+    assert {"made/000000.png", "made/000001.png"} <= files(tmp_path)
+
+
 # Which value wins: command line > YAML > checkpoint > defaults
 
 

@@ -3,15 +3,21 @@
 import pytest
 import torch
 from degradations.cases import DEGRADATIONS, cases
+from oracles import dense_matrix
 
-from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
-from diffusion_lightning.losses import L1, L2, SNR, Huber, Power
+from diffusion_lightning.degradations import Compose, Fade, GaussianBlur, GaussianNoise
+from diffusion_lightning.losses import L1, L2, SNR, Huber, Power, SoftScore
+from diffusion_lightning.noise_schedules import Karras
+from diffusion_lightning.parameterization import EDM
+from diffusion_lightning.rng import keyed_generator
 from diffusion_lightning.schedules import per_image
+from diffusion_lightning.types import Estimate
 
 CLEAN = torch.zeros(2, 1, 1, 4, dtype=torch.float64)
 RESTORED = torch.tensor([[1.0, -2.0, 0.0, 0.5], [0.25, 0.25, -0.25, 0.25]], dtype=torch.float64).view(2, 1, 1, 4)
 HALF = torch.full((2,), 0.5, dtype=torch.float64)
 SCALAR = cases(lambda degradation: degradation.scalar and degradation.noisy)
+LINEAR = cases(lambda degradation: degradation.linear)
 OTHER = cases(lambda degradation: not (degradation.scalar and degradation.noisy))
 
 
@@ -45,14 +51,15 @@ def test_power_weights_stop_growing_at_the_first_grid_point(exponent):
 
 
 @pytest.mark.parametrize(
-    ("weight", "target"),
+    ("weight", "target", "case"),
     [
-        (SNR(), lambda x0, z, alpha, sigma: z),
-        (SNR(shift=1.0), lambda x0, z, alpha, sigma: alpha * z - sigma * x0),
+        *(pytest.param(SNR(), lambda x0, z, alpha, sigma: z, case, id=f"SNR, ε and {case}") for case in SCALAR),
+        *(
+            pytest.param(SNR(shift=1.0), lambda x0, z, alpha, sigma: alpha * z - sigma * x0, case, id=f"v and {case}")
+            for case in ("cosine noise", "linear noise", "noise in one step", "animorphosis")
+        ),
     ],
-    ids=["SNR makes it the error of ε", "SNR + 1 makes it the error of v"],
 )
-@pytest.mark.parametrize("case", SCALAR)
 def test_the_weighted_x0_error_is_the_error_of_what_that_guess_implies(weight, target, case):
     """The guess x̂_0 and the seen x_t imply a noise ẑ = (x_t − α x̂_0)/σ; its error is the weighted error of x̂_0."""
     degradation = DEGRADATIONS[case]()
@@ -75,6 +82,62 @@ def test_the_snr_weight_is_alpha_squared_over_sigma_squared_clipped_and_shifted(
     assert torch.allclose(SNR(shift=1.0, clip=5.0)(degradation, t), ratio.clamp(max=5) + 1, rtol=1e-12, atol=0)
 
 
+def test_shifted_by_the_data_s_precision_the_snr_is_edm_s_weight():
+    """(σ² + σ_d²)/(σ σ_d)² where α = 1, and 1/c_out² at any α."""
+    t = torch.linspace(0.02, 1, 50, dtype=torch.float64)
+    karras = GaussianNoise(steps=18, schedule=Karras())
+    sigma = karras.sigma(t)
+    expected = (sigma**2 + 0.7**2) / (sigma * 0.7) ** 2
+    assert torch.allclose(SNR(shift=1 / 0.7**2)(karras, t), expected, rtol=1e-12, atol=0)
+    cosine = GaussianNoise(steps=18)
+    out = EDM(0.7).coefficients(cosine, t).out
+    assert torch.allclose(SNR(shift=1 / 0.7**2)(cosine, t), out**-2, rtol=1e-12, atol=0)
+
+
+def images(shape):
+    x = torch.rand(2, 3, *shape, dtype=torch.float64, generator=keyed_generator(0)) * 2 - 1
+    return x[0], x[1], torch.tensor([0.2, 0.55, 0.9], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_the_soft_score_loss_is_the_square_of_the_degraded_error(case):
+    """‖D_t (x̂_0 − x_0)‖² over the number of values, with D_t as a dense matrix of each image's own draws."""
+    degradation = DEGRADATIONS[case]()
+    restored, clean, t = images((2, 5, 4))
+    params = degradation.sample_params(clean, keyed_generator(1))
+    each = SoftScore()(restored, clean, t, degradation, params)
+    for i in range(3):
+        matrix = dense_matrix(degradation, (2, 5, 4), t[i : i + 1], params, i)
+        lost = matrix @ (restored[i] - clean[i]).flatten()
+        assert each[i].item() == pytest.approx((lost @ lost).item() / 40, rel=1e-11)
+
+
+def test_the_soft_score_loss_takes_the_weight_and_looks_at_the_draws():
+    degradation = Compose([Fade(steps=12, std=0.5, centre="random"), GaussianBlur(steps=4)])
+    restored, clean, t = images((1, 8, 8))
+    params = degradation.sample_params(clean, keyed_generator(1))
+    each = SoftScore()(restored, clean, t, degradation, params)
+    moved = params | {"0.centre": params["0.centre"].roll(1, 0) + 1}
+    assert ((SoftScore()(restored, clean, t, degradation, moved) / each - 1).abs() > 0.01).all()
+    assert torch.allclose(SoftScore(Power(2.0))(restored, clean, t, degradation, params), t**2 * each, rtol=1e-14)
+
+
+@pytest.mark.parametrize("case", SCALAR)
+def test_the_soft_score_loss_of_noise_is_alpha_squared_times_the_square(case):
+    degradation = DEGRADATIONS[case]()
+    restored, clean, t = images((3, 4, 4))
+    expected = degradation.alpha(t) ** 2 * L2()(restored, clean, t, degradation)
+    assert torch.allclose(SoftScore()(restored, clean, t, degradation), expected, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("loss", [L1(), L2(), Huber(), SoftScore(Power())], ids=lambda loss: type(loss).__name__)
+def test_an_estimate_counts_by_its_mean(loss):
+    restored, clean, t = images((1, 4, 4))
+    degradation = GaussianBlur(steps=4)
+    estimate = Estimate(restored, torch.full_like(restored, 7.0))
+    assert torch.equal(loss(estimate, clean, t, degradation), loss(restored, clean, t, degradation))
+
+
 def test_the_snr_weight_of_float32_times_is_computed_in_double_precision():
     degradation = GaussianNoise(steps=1000)
     t = (torch.arange(1, 1001) / 1000).float()
@@ -92,7 +155,7 @@ def test_snr_weights_are_refused_where_no_snr_is_and_name_the_remedy(case):
 
 @pytest.mark.parametrize("case", DEGRADATIONS)
 def test_losses_without_snr_suit_every_degradation(case):
-    for loss in (L1(), L2(Power()), Huber()):
+    for loss in (L1(), L2(Power()), Huber(), SoftScore()):
         loss.check(DEGRADATIONS[case]())
 
 

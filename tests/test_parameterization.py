@@ -1,23 +1,55 @@
 """Parameterizations: given what they define the network to predict, they return x_0."""
 
+import math
+
 import pytest
 import torch
 from degradations.cases import DEGRADATIONS, cases
 
 from diffusion_lightning import parameterization
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
-from diffusion_lightning.parameterization import X0, Eps, Parameterization, Residual, V
+from diffusion_lightning.noise_schedules import Karras, Linear, Straight, SubVP
+from diffusion_lightning.parameterization import EDM, X0, Eps, Parameterization, Residual, Score, V, Velocity
 from diffusion_lightning.schedules import per_image
+
+DEVIATION = 0.7
+
+
+def edm_target(x0, xt, z, alpha, sigma):
+    """F of 2206.00364, eq. 8, of x_t/α with the noise σ/α, where the divisions by α cancel."""
+    power = (alpha * DEVIATION) ** 2 + sigma**2
+    return (sigma * x0 - alpha * DEVIATION**2 * z) / (DEVIATION * power.sqrt())
+
 
 TARGETS = {
     "X0": (X0, lambda x0, xt, z, alpha, sigma: x0),
     "Residual": (Residual, lambda x0, xt, z, alpha, sigma: x0 - xt),
     "Eps": (Eps, lambda x0, xt, z, alpha, sigma: z),
+    "Score": (Score, lambda x0, xt, z, alpha, sigma: -z / sigma),
     "V": (V, lambda x0, xt, z, alpha, sigma: alpha * z - sigma * x0),
+    "Velocity": (Velocity, lambda x0, xt, z, alpha, sigma: z - x0),
+    "EDM": (lambda: EDM(DEVIATION), edm_target),
 }
 """What each network should output, by its definition in the papers."""
 SCALAR = cases(lambda degradation: degradation.scalar and degradation.noisy)
 OTHER = cases(lambda degradation: not (degradation.scalar and degradation.noisy))
+NEEDS_NOISE = ["Eps", "Score", "V", "Velocity", "EDM"]
+
+
+def suits(parameterize, degradation):
+    try:
+        parameterize.check(degradation)
+    except ValueError:
+        return False
+    return True
+
+
+PAIRS = [
+    pytest.param(name, case, id=f"{name} of {case}")
+    for name, (make, _) in TARGETS.items()
+    for case in SCALAR
+    if suits(make(), DEGRADATIONS[case]())
+]
 
 
 def restore(parameterize, degradation, xt, t, output):
@@ -25,8 +57,7 @@ def restore(parameterize, degradation, xt, t, output):
     return per_image(c.skip, xt) * xt + per_image(c.out, xt) * output
 
 
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("case", SCALAR)
+@pytest.mark.parametrize(("name", "case"), PAIRS)
 def test_the_true_target_gives_back_the_clean_image(name, case):
     make, target = TARGETS[name]
     degradation = DEGRADATIONS[case]()
@@ -37,8 +68,8 @@ def test_the_true_target_gives_back_the_clean_image(name, case):
     xt = degradation(x0, t, params)
     alpha, sigma = per_image(degradation.alpha(t), x0), per_image(degradation.sigma(t), x0)
     restored = restore(make(), degradation, xt, t, target(x0, xt, params["noise"], alpha, sigma))
-    # The last division of Eps magnifies the rounding of x_t by 1/α.
-    tolerance = 1e-14 / alpha if name == "Eps" else torch.tensor(1e-13)
+    # The last division of Eps and Score magnifies the rounding of x_t by 1/α.
+    tolerance = 1e-14 * (1 + sigma) / alpha if name in ("Eps", "Score") else torch.tensor(1e-13)
     assert ((restored - x0).abs() <= tolerance).all()
 
 
@@ -55,7 +86,7 @@ def test_targets_without_noise_work_for_every_degradation(name, case):
     assert torch.allclose(restore(make(), degradation, xt, t, target(x0, xt, 0, 0, 0)), x0, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["Eps", "V"])
+@pytest.mark.parametrize("name", NEEDS_NOISE)
 @pytest.mark.parametrize("case", OTHER)
 def test_targets_that_need_alpha_and_noise_refuse_other_degradations_and_name_the_remedy(name, case):
     make, _ = TARGETS[name]
@@ -63,45 +94,75 @@ def test_targets_that_need_alpha_and_noise_refuse_other_degradations_and_name_th
         make().check(DEGRADATIONS[case]())
 
 
-@pytest.mark.parametrize("name", ["Eps", "V"])
+@pytest.mark.parametrize("name", NEEDS_NOISE)
 def test_noise_without_an_end_at_zero_is_accepted(name):
-    for schedule in ("cosine", "linear"):
+    for schedule in ("cosine", "linear", SubVP(), Karras()):
         TARGETS[name][0]().check(GaussianNoise(steps=1000, schedule=schedule))
 
 
-class PureNoiseAtTheEnd(GaussianNoise):
-    """α_1 = 0 exactly, as in rectified flow."""
-
-    def alpha(self, t):
-        return 1 - t
-
-    def sigma(self, t):
-        return t
+@pytest.mark.parametrize("name", ["Eps", "Score"])
+def test_a_division_by_alpha_is_refused_where_alpha_ends_at_zero(name):
+    with pytest.raises(ValueError, match=rf"{name} divides by α_t, which reaches 0.0e.*use V, X0"):
+        TARGETS[name][0]().check(GaussianNoise(steps=8, schedule=Straight()))
 
 
-def test_eps_is_refused_where_alpha_ends_at_zero_and_v_is_not():
-    degradation = PureNoiseAtTheEnd()
-    with pytest.raises(ValueError, match=r"Eps divides by α_t, which reaches 0.0e.*use V, X0"):
-        Eps().check(degradation)
-    V().check(degradation)
+@pytest.mark.parametrize("name", ["V", "Velocity", "EDM"])
+def test_the_others_are_defined_where_alpha_ends_at_zero(name):
+    degradation = GaussianNoise(steps=8, schedule=Straight())
+    TARGETS[name][0]().check(degradation)
+    for number in TARGETS[name][0]().coefficients(degradation, torch.tensor([0.0, 0.5, 1.0])):
+        assert number.isfinite().all()
 
 
-def test_v_gives_back_the_clean_image_where_the_power_is_not_one():
-    degradation = PureNoiseAtTheEnd()
-    t = torch.linspace(0, 1, 11, dtype=torch.float64)
-    x0, z = torch.randn(2, 11, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    alpha, sigma = per_image(1 - t, x0), per_image(t, x0)
-    restored = restore(V(), degradation, alpha * x0 + sigma * z, t, alpha * z - sigma * x0)
-    assert torch.allclose(restored, x0, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("case", SCALAR)
+def test_edm_s_inputs_and_targets_have_unit_variance_at_any_noise(case):
+    """For Var x_0 = σ_d²: Var(c_in x_t) = Var F = 1, with F = (x_0 − c_skip x_t)/c_out."""
+    degradation = DEGRADATIONS[case]()
+    t = torch.linspace(0.01, 1, 60, dtype=torch.float64)
+    c = EDM(DEVIATION).coefficients(degradation, t)
+    alpha, sigma, one = degradation.alpha(t), degradation.sigma(t), torch.ones_like(t)
+    inputs = c.scale_in**2 * (alpha**2 * DEVIATION**2 + sigma**2)
+    assert torch.allclose(inputs, one, rtol=1e-12, atol=0)
+    # Not from 1 − α c_skip, a difference of near numbers where there is little noise.
+    lost = sigma**2 / (alpha**2 * DEVIATION**2 + sigma**2)
+    assert torch.allclose(1 - alpha * c.skip, lost, rtol=0, atol=1e-15)
+    targets = (DEVIATION * lost / c.out) ** 2 + (c.skip * sigma / c.out) ** 2
+    assert torch.allclose(targets, one, rtol=1e-12, atol=0)
+
+
+def test_where_alpha_is_one_edm_is_its_table_1():
+    degradation = GaussianNoise(steps=18, schedule=Karras())
+    t = torch.linspace(0.02, 1, 50, dtype=torch.float64)
+    c, sigma, power = EDM(0.5).coefficients(degradation, t), degradation.sigma(t), degradation.sigma(t) ** 2 + 0.25
+    expected = (0.25 / power, sigma * 0.5 / power.sqrt(), 1 / power.sqrt(), sigma.log() / 4)
+    for number, value in zip(c, expected, strict=True):
+        assert torch.allclose(number, value, rtol=1e-12, atol=1e-15)
+
+
+def test_edm_tells_the_network_a_quarter_of_the_logarithm_of_the_noise_level():
+    degradation = GaussianNoise(steps=100, schedule=Linear())
+    t = torch.tensor([0.0, 0.2, 0.7], dtype=torch.float64)
+    told = EDM().coefficients(degradation, t).time.tolist()
+    ratio = (degradation.sigma(t) / degradation.alpha(t)).tolist()
+    assert told == pytest.approx([math.log(1e-5) / 4, math.log(ratio[1]) / 4, math.log(ratio[2]) / 4], rel=1e-12)
+
+
+@pytest.mark.parametrize("deviation", [0.0, -0.5])
+def test_a_deviation_of_the_data_that_is_not_positive_is_refused_by_value(deviation):
+    with pytest.raises(ValueError, match=f"sigma_data={deviation}.*must be positive"):
+        EDM(deviation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_three_numbers_are_one_an_image_in_the_dtype_of_t(name, dtype):
-    coefficients = TARGETS[name][0]().coefficients(GaussianNoise(), torch.tensor([0.2, 0.5, 1.0], dtype=dtype))
+def test_the_four_numbers_are_one_an_image_in_the_dtype_of_t(name, dtype):
+    t = torch.tensor([0.2, 0.5, 1.0], dtype=dtype)
+    coefficients = TARGETS[name][0]().coefficients(GaussianNoise(), t)
     for number in coefficients:
         assert (number.shape, number.dtype) == ((3,), dtype)
-    assert torch.equal(coefficients.scale_in, torch.ones(3, dtype=dtype))
+    if name != "EDM":
+        assert torch.equal(coefficients.scale_in, torch.ones(3, dtype=dtype))
+        assert torch.equal(coefficients.time, t)
 
 
 def test_blur_has_no_alpha_and_says_which_parameterizations_to_use():

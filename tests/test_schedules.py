@@ -1,89 +1,12 @@
-"""Schedules against 50-digit arithmetic, and how a table is read on, near and between grid points."""
+"""How a table is read on, near and between grid points, and how a curve is inverted."""
 
-import mpmath
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lightning import schedules
-from diffusion_lightning.noise_schedules import alpha_bar_from_betas, cosine_alpha_bar, linear_alpha_bar
-from diffusion_lightning.schedules import check_steps, grid_position, per_image, read_table
-
-SCHEDULES = {"cosine": cosine_alpha_bar, "linear": linear_alpha_bar}
-
-
-def exact_betas(name, steps):
-    """β_1 … β_T from the papers' formulas, independent of the package."""
-    with mpmath.workdps(50):
-        if name == "linear":
-            first, last = mpmath.mpf("1e-4") * 1000 / steps, mpmath.mpf("0.02") * 1000 / steps
-            betas = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
-        else:
-            offset = mpmath.mpf("0.008")
-            curve = [
-                mpmath.cos((mpmath.mpf(k) / steps + offset) / (1 + offset) * mpmath.pi / 2) ** 2
-                for k in range(steps + 1)
-            ]
-            betas = [1 - curve[k + 1] / curve[k] for k in range(steps)]
-        return [min(beta, mpmath.mpf("0.999")) for beta in betas]
-
-
-def exact_alpha_bar(name, steps):
-    with mpmath.workdps(50):
-        alpha_bar = [mpmath.mpf(1)]
-        for beta in exact_betas(name, steps):
-            alpha_bar.append(alpha_bar[-1] * (1 - beta))
-        return alpha_bar
-
-
-@pytest.mark.parametrize("steps", [1, 2, 10, 50, 200, 1000])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_alpha_bar_has_a_relative_error_below_1e_12(name, steps):
-    table, exact = SCHEDULES[name](steps), exact_alpha_bar(name, steps)
-    assert table.dtype == torch.float64
-    assert len(table) == steps + 1
-    errors = [abs(mpmath.mpf(value) / true - 1) for value, true in zip(table.tolist(), exact, strict=True)]
-    assert max(errors) < 1e-12
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_the_first_noise_variances_keep_eleven_digits(name):
-    """1 − ᾱ_k of the first steps, where float32 tables keep four digits."""
-    table, exact = SCHEDULES[name](1000), exact_alpha_bar(name, 1000)
-    for k in range(1, 11):
-        assert abs(mpmath.mpf(1 - table[k].item()) / (1 - exact[k]) - 1) < 1e-11
-
-
-@pytest.mark.parametrize("steps", [1, 7, 200, 1000])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_the_signal_to_noise_ratio_falls_at_every_step_and_stays_above_zero(name, steps):
-    table = SCHEDULES[name](steps)
-    assert table[0] == 1
-    assert (table[1:] < table[:-1]).all()
-    assert table[-1] > 0
-
-
-def test_only_the_last_beta_of_the_cosine_schedule_is_clipped():
-    table = cosine_alpha_bar(200)
-    betas = 1 - table[1:] / table[:-1]
-    assert betas[-1].item() == pytest.approx(0.999, rel=1e-12)
-    assert betas[:-1].max() < 0.9
-
-
-def test_the_linear_schedule_ends_alike_for_any_number_of_steps():
-    ends = [linear_alpha_bar(steps)[-1].log().item() for steps in (500, 1000, 4000)]
-    assert max(ends) / min(ends) == pytest.approx(1, rel=0.02)
-
-
-@given(st.lists(st.floats(0, 0.999), min_size=1, max_size=30))
-def test_alpha_bar_is_the_product_of_one_minus_beta(betas):
-    table = alpha_bar_from_betas(torch.tensor(betas, dtype=torch.float64))
-    product = 1.0
-    for value, beta in zip(table[1:].tolist(), betas, strict=True):
-        product *= 1 - beta
-        assert value == pytest.approx(product, rel=1e-13)
-    assert table[0] == 1
+from diffusion_lightning.schedules import check_steps, grid_position, invert, per_image, read_table
 
 
 @pytest.mark.parametrize("steps", [1, 3, 50, 300, 1000, 8000])
@@ -130,6 +53,24 @@ def test_a_value_for_each_image_takes_the_shape_and_dtype_of_the_images():
 def test_a_number_of_steps_that_is_no_positive_integer_is_refused_by_value(steps):
     with pytest.raises(ValueError, match=f"steps={steps!r}.*integer of at least 1"):
         check_steps(steps)
-    for schedule in SCHEDULES.values():
-        with pytest.raises(ValueError, match="at least 1"):
-            schedule(steps)
+
+
+@pytest.mark.parametrize(
+    ("curve", "inverse"),
+    [
+        (lambda t: t**3, lambda y: y ** (1 / 3)),
+        (lambda t: t / (1 - t), lambda y: y / (1 + y)),
+        (lambda t: 50 * t, lambda y: y / 50),
+    ],
+    ids=["a cube", "an infinite end", "a line"],
+)
+def test_a_growing_curve_is_inverted_to_the_last_digits(curve, inverse):
+    value = torch.linspace(1e-3, 1, 200, dtype=torch.float64)
+    assert torch.allclose(invert(curve, value), inverse(value), rtol=1e-13, atol=0)
+
+
+def test_a_value_beyond_the_curve_gives_the_end_and_one_on_a_step_its_first_time():
+    value = torch.tensor([2.0, 1.0, 0.5, 0.0])
+    assert invert(lambda t: t, value).tolist() == pytest.approx([1, 1, 0.5, 0], abs=1e-15)
+    assert invert(lambda t: (4 * t).floor() / 4, value).tolist() == pytest.approx([1, 1, 0.5, 0], abs=1e-15)
+    assert invert(lambda t: t, value).dtype == torch.float64

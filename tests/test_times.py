@@ -1,14 +1,33 @@
-"""The laws of t: where their support is, that they are uniform there, and that an image's draw is its own."""
+"""The laws of t: where their support is, their shape there, and that an image's draw is its own."""
 
 import pytest
 import torch
+from degradations.cases import DEGRADATIONS, cases
 
 from diffusion_lightning import rng, times
-from diffusion_lightning.degradations import GaussianBlur
+from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
+from diffusion_lightning.noise_schedules import VE, VP, Karras
 from diffusion_lightning.rng import image_generators, keyed_generator
-from diffusion_lightning.times import Grid, Uniform
+from diffusion_lightning.times import Grid, LogNormalSigma, Uniform
 
-LAWS = {"Grid": Grid, "Uniform": Uniform}
+LAWS = {"Grid": Grid, "Uniform": Uniform, "LogNormalSigma": LogNormalSigma}
+
+
+def range_of_noise(degradation: Degradation) -> float:
+    """σ_1/α_1 less that of t = 1/T; 0 without noise."""
+    if not degradation.noisy:
+        return 0.0
+    low, high = degradation.noise_level(torch.tensor([1 / degradation.steps, 1.0], dtype=torch.float64)).tolist()
+    return high - low
+
+
+GROWING = cases(lambda degradation: range_of_noise(degradation) > 0)
+STILL = cases(lambda degradation: range_of_noise(degradation) <= 0)
+
+
+def noise(steps: int) -> Degradation:
+    """What every law is defined for."""
+    return GaussianBlur(steps, noise=0.3)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])
@@ -35,8 +54,9 @@ def test_the_ends_of_the_unit_interval_map_into_zero_to_one(law, monkeypatch):
     """The least and the greatest draw of torch.rand must give a time above 0 and at most 1."""
     ends = torch.tensor([[0.0], [1 - 2**-24]])
     monkeypatch.setattr(rng, "uniform", lambda shape, generator=None, like=None: ends)
+    monkeypatch.setattr(rng, "normal", lambda shape, generator=None, like=None: torch.tensor([[-9.0], [9.0]]))
     for steps in (1, 3, 1000, 16384):
-        t = law().sample(2, GaussianBlur(steps), None)
+        t = law().sample(2, noise(steps), None)
         assert (t > 0).all()
         assert (t <= 1).all()
 
@@ -56,17 +76,67 @@ def test_the_uniform_law_does_not_depend_on_the_number_of_steps():
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_the_times_are_float32_one_an_image(law):
-    t = law().sample(5, GaussianBlur(10), keyed_generator(0))
+    t = law().sample(5, noise(10), keyed_generator(0))
     assert (t.shape, t.dtype, t.device.type) == ((5,), torch.float32, "cpu")
-    assert law().sample(5, GaussianBlur(10), keyed_generator(0), device="meta").device.type == "meta"
+    assert law().sample(5, noise(10), keyed_generator(0), device="meta").device.type == "meta"
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_image_i_draws_the_same_time_in_any_batch(law):
-    whole = law().sample(8, GaussianBlur(20), image_generators(0, range(8)))
+    whole = law().sample(8, noise(20), image_generators(0, range(8)))
     assert len(whole.unique()) > 1
     for i in range(8):
-        assert law().sample(1, GaussianBlur(20), image_generators(0, [i])) == whole[i]
+        assert law().sample(1, noise(20), image_generators(0, [i])) == whole[i]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "law"),
+    [
+        (Karras(), LogNormalSigma()),
+        (VE(), LogNormalSigma(0.5, 0.6)),
+        (VP(), LogNormalSigma(-0.4, 0.7)),
+    ],
+    ids=["Karras", "VE", "VP"],
+)
+def test_the_noise_levels_are_log_normal(schedule, law):
+    """Kolmogorov and Smirnov: √n·sup|F_n − Φ| exceeds 1.95 once in a thousand."""
+    degradation, number = GaussianNoise(1000, schedule), 20_000
+    t = law.sample(number, degradation, keyed_generator(0))
+    z = ((degradation.noise_level(t.double()).log() - law.mean) / law.std).sort().values
+    assert z.abs().max() > 3
+    law_of_z = torch.special.ndtr(z)
+    assert (law_of_z - (torch.arange(number) + 0.5) / number).abs().max() * number**0.5 < 1.95
+
+
+def test_levels_beyond_the_schedule_are_its_ends():
+    degradation = GaussianNoise(50, VE(0.1, 1.0))
+    t = LogNormalSigma(mean=-1.15, std=5.0).sample(2000, degradation, keyed_generator(0))
+    assert t.min().item() == pytest.approx(1 / 50)
+    assert t.max().item() == 1
+    # Φ(±1.15/5) lies beyond each end.
+    for end in (t == t.min(), t == 1):
+        assert end.double().mean().item() == pytest.approx(0.41, abs=0.04)
+
+
+@pytest.mark.parametrize("case", GROWING)
+def test_log_normal_levels_are_drawn_wherever_noise_grows(case):
+    degradation = DEGRADATIONS[case]()
+    LogNormalSigma().check(degradation)
+    t = LogNormalSigma().sample(200, degradation, keyed_generator(0))
+    assert (t.double() * degradation.steps >= 1 - 1e-6).all()
+    assert len(t.unique()) > 20
+
+
+@pytest.mark.parametrize("case", STILL)
+def test_log_normal_levels_are_refused_without_a_range_of_noise_and_name_the_remedy(case):
+    with pytest.raises(ValueError, match="has no range of: use the Uniform or Grid times"):
+        LogNormalSigma().check(DEGRADATIONS[case]())
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0])
+def test_a_deviation_that_is_not_positive_is_refused_by_value(std):
+    with pytest.raises(ValueError, match=f"std={std}.*must be positive"):
+        LogNormalSigma(std=std)
 
 
 def test_every_law_is_tested_here():

@@ -15,6 +15,7 @@ from diffusion_lightning.degradations import (
     Snow,
     Transform,
 )
+from diffusion_lightning.noise_schedules import VE, Cosine, Karras, Straight, SubVP
 
 BLUR = "kornia.filters.gaussian_blur2d"
 
@@ -22,6 +23,10 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "cosine noise": lambda: GaussianNoise(steps=20),
     "linear noise": lambda: GaussianNoise(steps=25, schedule="linear"),
     "noise in one step": lambda: GaussianNoise(steps=1),
+    "exploding noise": lambda: GaussianNoise(steps=12, schedule=VE(sigma_max=5.0)),
+    "sub-VP noise": lambda: GaussianNoise(steps=10, schedule=SubVP()),
+    "noise on a straight path": lambda: GaussianNoise(steps=8, schedule=Straight()),
+    "noise of EDM's levels": lambda: GaussianNoise(steps=9, schedule=Karras(sigma_max=5.0)),
     "circular blur": lambda: GaussianBlur(steps=20, kernel_size=5),
     "reflect blur": lambda: GaussianBlur(steps=12, kernel_size=3, schedule="cifar", padding="reflect"),
     "blur wider than the image": lambda: GaussianBlur(
@@ -41,6 +46,10 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "fading to a drawn colour": lambda: Compose([Fade(steps=12, std=0.5, colour="random")]),
     "pixelation, then desaturation": lambda: Compose(
         [Pixelate(steps=3), Desaturate(steps=5)], spans=[(0.0, 0.5), (0.25, 1.0)], noise=0.1
+    ),
+    "blur with exploding noise": lambda: Compose([GaussianBlur(steps=8, kernel_size=5)], schedule=VE(sigma_max=5.0)),
+    "blur and fading with cosine noise": lambda: Compose(
+        [GaussianBlur(steps=8, kernel_size=5), Fade(steps=12, centre="random")], schedule=Cosine()
     ),
     "blur and fading at once": lambda: Compose([GaussianBlur(steps=8, kernel_size=5), Fade(steps=12, centre="random")]),
     "snow of ImageNet-C": lambda: Snow(severity=4.0, steps=20),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusion_lightning.degradations import Compose, Desaturate, Fade, GaussianBlur, GaussianNoise, Pixelate, Transform
+from diffusion_lightning.noise_schedules import VE, Cosine
 from diffusion_lightning.rng import image_generators
 
 
@@ -90,6 +91,26 @@ def test_compositions_can_be_nested():
     assert torch.allclose(outer(x, t, params), Desaturate(steps=4)(inner(x, t, held), t, {}), atol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", [Cosine(), VE(0.1, 5.0)], ids=["cosine", "exploding"])
+def test_a_schedule_fades_the_end_and_adds_its_noise(schedule):
+    """x_t = α_t D_t(x) + σ_t z."""
+    x, t = images(), torch.tensor([0.04, 0.4, 0.8, 1.0], dtype=torch.float64)
+    degradation = Compose(parts(), schedule=schedule)
+    params = drawn(degradation, x)
+    assert set(params) == {"2.centre", "noise"}
+    alpha, sigma = (value.view(4, 1, 1, 1) for value in schedule(t, 6))
+    plain = Compose(parts()).operator(x, t, params)
+    assert torch.allclose(degradation.operator(x, t, params), alpha * plain, rtol=0, atol=1e-13)
+    assert torch.allclose(degradation(x, t, params), alpha * plain + sigma * params["noise"], rtol=0, atol=1e-13)
+    assert torch.equal(degradation.sigma(t), sigma.flatten())
+    assert degradation.sigma(t.float()).dtype == torch.float32
+    assert degradation.noisy
+    assert not degradation.hot
+    y = images().flip(0)
+    left = (degradation.operator(x, t, params) * y).flatten(1).sum(1)
+    assert torch.allclose(left, (x * degradation.adjoint(y, t, params)).flatten(1).sum(1), rtol=1e-12)
+
+
 def test_the_grid_is_the_finest_of_the_parts_unless_given():
     assert Compose(parts()).steps == 6
     assert Compose(parts(), steps=50).steps == 50
@@ -110,3 +131,9 @@ def test_the_grid_is_the_finest_of_the_parts_unless_given():
 def test_wrong_arguments_are_refused_with_the_remedy(arguments, message):
     with pytest.raises(ValueError, match=message):
         Compose(*arguments)
+
+
+@pytest.mark.parametrize("noise", [{"noise": 0.1}, {"noise_floor": 0.002}], ids=str)
+def test_a_schedule_beside_a_noise_is_refused_with_the_remedy(noise):
+    with pytest.raises(ValueError, match=r"noise=.*leave them out, the schedule says"):
+        Compose([Pixelate()], schedule=VE(), **noise)

@@ -303,6 +303,30 @@ def test_noise_never_falls_with_t_and_is_at_hand_from_the_first_step_on(case):
 
 
 @pytest.mark.parametrize("case", NOISY)
+def test_the_time_of_a_noise_level_has_that_level(case):
+    degradation = DEGRADATIONS[case]()
+    grid = torch.arange(1, degradation.steps + 1, dtype=torch.float64) / degradation.steps
+    t = torch.cat([grid, grid - 0.37 / degradation.steps, grid - 0.99 / degradation.steps])
+    level = degradation.noise_level(t)
+    again = degradation.time(level)
+    assert torch.allclose(degradation.noise_level(again), level, rtol=1e-9, atol=0)
+    if torch.equal(level.unique(), level.sort().values):  # noise that grows throughout: the time itself comes back
+        assert torch.allclose(again, t, rtol=1e-9, atol=0)
+        assert torch.equal(again[: degradation.steps], grid)
+    # Beyond the end there is only the end; an infinite end has nothing beyond it.
+    end = degradation.noise_level(torch.ones(1, dtype=torch.float64))
+    assert degradation.time(2 * end).item() == 1
+
+
+@pytest.mark.parametrize("case", NOISY)
+def test_the_noise_level_is_sigma_over_the_scale_of_the_image(case):
+    degradation = DEGRADATIONS[case]()
+    t = times(degradation, 9)
+    alpha = degradation.alpha(t) if degradation.scalar else 1.0
+    assert torch.equal(degradation.noise_level(t), degradation.sigma(t) / alpha)
+
+
+@pytest.mark.parametrize("case", NOISY)
 def test_missing_noise_is_named_with_the_remedy(case):
     with pytest.raises(ValueError, match="take params from sample_params"):
         DEGRADATIONS[case]()(images(), torch.ones(4), {})
