@@ -19,8 +19,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Short class names on the command line and in YAML are those of the imported subclasses.
+import diffusion_lightning.bounds
 import diffusion_lightning.callbacks
 import diffusion_lightning.denoisers
+import diffusion_lightning.learned_variance
 import diffusion_lightning.metrics  # noqa: F401
 from diffusion_lightning.callbacks import PictureWriter
 from diffusion_lightning.data import DegradationDataModule

@@ -19,7 +19,7 @@ from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.schedules import per_image
 from diffusion_lightning.times import Grid, TimeLaw
-from diffusion_lightning.types import Generators, Params, RestorationBatch
+from diffusion_lightning.types import Estimate, Generators, Params, RestorationBatch
 
 
 class RestorationModule(LightningModule):
@@ -70,14 +70,17 @@ class RestorationModule(LightningModule):
         for part in (self.parameterization, self.loss, self.sampler, self.times):
             part.check(degradation)
 
-    def forward(self, x: Tensor, t: Tensor, condition: dict[str, Any] | None = None) -> Tensor:
-        """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,)."""
+    def forward(self, x: Tensor, t: Tensor, condition: dict[str, Any] | None = None) -> Tensor | Estimate:
+        """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,).
+
+        An ``Estimate`` where the parameterization also tells its variance.
+        """
         numbers = self.parameterization.coefficients(self.degradation, t)
         with self._precision():
             output = self.denoiser((per_image(numbers.scale_in, x) * x).to(self._network_dtype(x)), numbers.time)
         with torch.autocast(x.device.type, enabled=False):
             output = output.to(torch.promote_types(x.dtype, torch.float32))
-            return per_image(numbers.skip, output) * x + per_image(numbers.out, output) * output
+            return self.parameterization.restore(self.degradation, x, t, output, numbers)
 
     def walk(
         self,

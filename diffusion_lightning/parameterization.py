@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.schedules import per_image
+from diffusion_lightning.types import Estimate
 
 LEAST_ALPHA = 1e-6
 """The least α_1 at which x̂_0 = (x_t − σ_t ε)/α_t is still worth computing in float32."""
@@ -30,6 +32,20 @@ class Parameterization(ABC):
 
     def check(self, degradation: Degradation) -> None:
         """Raise a ``ValueError`` that names the remedy where this degradation cannot be parameterised so."""
+
+    def restore(
+        self, degradation: Degradation, x: Tensor, t: Tensor, output: Tensor, numbers: Coefficients
+    ) -> Tensor | Estimate:
+        """x̂_0 = c_skip x + c_out F of the images x (B, C, H, W) and the network's output.
+
+        Args:
+            degradation: What the images went through.
+            x: The images x_t.
+            t: Their times, (B,).
+            output: F, float32 at least.
+            numbers: The ``coefficients`` at t.
+        """
+        return per_image(numbers.skip, output) * x + per_image(numbers.out, output) * output
 
 
 class X0(Parameterization):

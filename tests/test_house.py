@@ -27,7 +27,10 @@ FLOORS = {
     "conditioning.base": 2,
     "conditioning": 3,
     "times": 2,
+    "posterior": 1,
     "parameterization": 2,
+    "learned_variance": 2,
+    "bounds": 2,
     "losses": 2,
     "priors": 2,
     "samplers.grids": 2,
@@ -49,7 +52,7 @@ FLOORS = {
 Within DESIGN's floor 6 the files stand in their order there: the command line on top of the trainer.
 """
 
-BASES = {"types", "images", "schedules", "samplers.grids"}
+BASES = {"types", "images", "schedules", "samplers.grids", "parameterization", "losses"}
 """Modules besides those called ``base`` that their own floor may import."""
 
 LONGEST = 250
