@@ -1,4 +1,4 @@
-"""Improved DDPM's learned variance: in native steps it is the paper's, in longer ones the general formula (check 19)."""
+"""Improved DDPM's learned variance: in native steps the paper's, in longer ones the general formula (check 19)."""
 
 from typing import Any
 
@@ -159,7 +159,7 @@ def test_the_first_channels_are_the_base_s_and_the_others_the_interpolation(base
 
 def test_a_network_of_as_many_channels_as_the_images_is_refused_and_the_remedy_named():
     module = tiny_module(degradation=GaussianNoise(10), parameterization=LearnedVariance(Eps()))
-    with pytest.raises(ValueError, match="set --model.denoiser.out_channels 2"):
+    with pytest.raises(ValueError, match=r"set --model\.denoiser\.out_channels 2"):
         module(torch.zeros(1, 1, 4, 4), torch.ones(1))
 
 

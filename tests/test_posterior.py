@@ -1,4 +1,4 @@
-"""The chain's posterior and the terms of its bound against torch's own laws and 30-digit arithmetic (spine check 19)."""
+"""The chain's posterior and the terms of its bound against torch's laws and 30-digit arithmetic (spine check 19)."""
 
 import math
 
