@@ -8,7 +8,7 @@ from oracles import GaussianOracle, Perfect, energy_distance
 from samplers.mixtures import mixture
 
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.noise_schedules import VE, VP, SubVP
+from diffusion_lightning.noise_schedules import VE, VP, Straight, SubVP
 from diffusion_lightning.rng import image_generators, keyed_generator
 from diffusion_lightning.samplers import AnnealedLangevin, PredictorCorrector, ProbabilityFlow
 from diffusion_lightning.samplers.base import Walk, alpha_at, sigma_at
@@ -189,6 +189,14 @@ def test_without_a_residual_a_correction_adds_noise_of_the_variance_2_sigma_squa
     expected = 2**0.5 * sigma_at(degradation, 0.5) * eta
     assert torch.allclose(corrected - clean, expected, rtol=tolerance, atol=tolerance)
     assert torch.equal(PredictorCorrector()(Perfect(clean), degradation, clean), clean)
+
+
+@pytest.mark.parametrize("schedule", [VE, VP, Straight], ids=lambda schedule: schedule.__name__)
+def test_a_walk_from_nothing_to_nothing_is_finite_also_where_alpha_ends_at_0(schedule):
+    degradation, nothing = GaussianNoise(LEVELS, schedule()), torch.zeros(2, 1, 4, 4)
+    for step in PredictorCorrector().trajectory(lambda x, t: 0 * x, degradation, nothing, {}, keyed_generator(0)):
+        assert step.x.isfinite().all()
+    assert torch.equal(step.x, nothing)
 
 
 def annealed_distance(**mutation):
