@@ -7,7 +7,7 @@ import pytest
 import torch
 from callbacks.runs import CONFIGS, QUIET, picture, run
 from data.files import accept_any_checksum, write_cifar, write_idx, write_photographs
-from paper import PRINTED, channels, header, settings, side
+from paper import PRINTED, PUBLISHED, channels, header, settings, side
 
 from diffusion_lightning.denoisers import UNet
 from diffusion_lightning.metrics import Inception
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_every_file_is_one_of_the_paper_s_experiments() -> None:
-    assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PRINTED)
+    assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PRINTED) | set(PUBLISHED)
 
 
 @every_config
@@ -53,6 +53,19 @@ def test_the_header_has_the_paper_s_numbers_and_says_whose_they_are(name: str) -
         assert scores.replace("/", " / ") in text
     assert ("the numbers are the paper's own" in text) == bool(PRINTED[name])
     assert ("look swapped in print" in text) == name.startswith("snow")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_classical_system_names_its_paper_and_score_and_trains_a_step(name: str, folder: Path) -> None:
+    paper, score = PUBLISHED[name]
+    text = header(name)
+    assert paper in text
+    assert score in text
+    assert "NOT RUN HERE, for want of a GPU: the numbers are the papers' own" in text
+    run(folder, "fit", "--config", CONFIGS / f"paper/{name}.yaml", *SMALL)
+    state = torch.load(folder / f"runs/paper/{name}/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 1
+    assert state["prior"]["shape"].tolist() == [3, 32, 32]
 
 
 @every_config
