@@ -19,7 +19,7 @@ from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.schedules import per_image
 from diffusion_lightning.times import Grid, TimeLaw
-from diffusion_lightning.types import Estimate, Generators, Params, RestorationBatch
+from diffusion_lightning.types import Estimate, Generators, Params, RestorationBatch, as_estimate
 
 
 class RestorationModule(LightningModule):
@@ -33,6 +33,8 @@ class RestorationModule(LightningModule):
         sampler: How to walk from degraded to clean; the probability flow with the degradation's own steps by default.
         prior: Where generation starts; a Gaussian on the channel means by default.
         times: Which severities training draws; t = k/T with uniform k by default.
+        clip: Whether walks bound every x̂_0 to [-1, 1], as the code of DDPM does: where α_t is small, small errors of ε
+            are large ones of x̂_0.
         optimizer: Built with the denoiser's parameters; AdamW with learning rate 1e-3 by default.
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
             ReduceLROnPlateau is stepped after each validation instead.
@@ -47,6 +49,7 @@ class RestorationModule(LightningModule):
         sampler: Sampler | None = None,
         prior: Prior | None = None,
         times: TimeLaw | None = None,
+        clip: bool = False,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class RestorationModule(LightningModule):
         self.sampler = sampler or ProbabilityFlow()
         self.prior = prior or ChannelMeans()
         self.times = times or Grid()
+        self.clip = clip
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.on_walk_step: Callable[[Step], None] | None = None  # follows the walks of predict_step
@@ -102,7 +106,8 @@ class RestorationModule(LightningModule):
             on_step: Called with every step of the walk.
         """
         rule = sampler or self.sampler
-        return rule(self, self.degradation, x, params, generator, start, on_step=on_step)
+        denoise = self._bounded if self.clip else self
+        return rule(denoise, self.degradation, x, params, generator, start, on_step=on_step)
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The restoration loss of a batch."""
@@ -166,6 +171,10 @@ class RestorationModule(LightningModule):
         # integer counts of the ranks and rounds: multiples of their number stay exact.
         value, count = (each.mean(), len(each) * self.trainer.world_size) if len(each) else (each.sum(), 0)
         self.log(f"{stage}/loss", value, prog_bar=True, batch_size=count, sync_dist=True)
+
+    def _bounded(self, x: Tensor, t: Tensor) -> Estimate:
+        estimate = as_estimate(self(x, t))
+        return estimate._replace(x0=estimate.x0.clamp(-1, 1))
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         return next((p.dtype for p in self.denoiser.parameters() if p.is_floating_point()), x.dtype)

@@ -52,6 +52,23 @@ def test_training_minimises_the_loss_of_the_guess() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
 
 
+class Loud(RestorationModule):
+    """Restores to what it sees, three times over."""
+
+    def forward(self, x: Tensor, t: Tensor, condition: Any = None) -> Tensor:
+        return 3 * x
+
+
+def test_a_walk_bounds_every_guess_if_asked_to_and_training_never_does() -> None:
+    for clip in (False, True):
+        module = Loud(tiny_module().degradation, Tiny(), clip=clip)
+        seen: list[Tensor] = []
+        module.walk(IMAGES, sampler=Cold(3), on_step=lambda step, seen=seen: seen.append(step.x0))
+        assert all((x0.abs() <= 1).all() for x0 in seen[:-1]) == clip
+        torch.testing.assert_close(seen[0], 3 * IMAGES.clamp(-1 / 3, 1 / 3) if clip else 3 * IMAGES)
+        torch.testing.assert_close(module(IMAGES, TIMES), 3 * IMAGES)
+
+
 def test_defaults_are_those_of_the_paper_and_the_design() -> None:
     module = tiny_module()
     assert isinstance(module.parameterization, X0)
