@@ -3,6 +3,7 @@
 Values come from the command line, else from YAML, else from the checkpoint's hyperparameters, else from the defaults.
 """
 
+import inspect
 import os
 import pickle
 import re
@@ -45,12 +46,17 @@ class Parser(LightningArgumentParser):
 
 
 class DiffusionCLI(LightningCLI):
-    """The LightningCLI of this package."""
+    """The LightningCLI of this package.
 
-    def __init__(self, args: ArgsType = None) -> None:
+    Args:
+        args: The words after the program's name; those of the process if None.
+        module: The class of the model.
+    """
+
+    def __init__(self, args: ArgsType = None, module: type[RestorationModule] = RestorationModule) -> None:
         self._subcommand_in_making = ""
         super().__init__(
-            RestorationModule,
+            module,
             DegradationDataModule,
             subclass_mode_data=True,
             trainer_class=DiffusionTrainer,
@@ -92,6 +98,12 @@ class DiffusionCLI(LightningCLI):
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
             defaults = {f"model.{key}": value for key, value in _hyperparameters(path).items()}
+            known = {f"model.{name}" for name in inspect.signature(self._model_class).parameters}
+            if foreign := next((key for key in defaults if key not in known), None):
+                raise ValueError(
+                    f"{path} has {foreign}, which {self._model_class.__name__} does not: use the command line that "
+                    "made it, as python -m diffusion_lightning.adversarial"
+                )
             self._subcommand_parsers[subcommand].set_defaults(defaults)
         super().parse_arguments(parser, args)
 
@@ -115,17 +127,18 @@ class DiffusionCLI(LightningCLI):
         return trainer  # type: ignore[return-value]
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None, module: type[RestorationModule] = RestorationModule) -> None:
     """Run the command line; bad input ends in one line and status 1 or 2.
 
     Args:
         args: The words after the program's name; those of the process if None.
+        module: The class of the model.
     """
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # pictures carry their own index
     try:
-        DiffusionCLI(args=list(args) if args is not None else None)
+        DiffusionCLI(list(args) if args is not None else None, module)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         unfit = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
         unforeseen = isinstance(error, RuntimeError) and not unfit

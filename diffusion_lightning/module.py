@@ -150,9 +150,13 @@ class RestorationModule(LightningModule):
         """Read the fitted prior."""
         self.prior.state = checkpoint.get("prior", {})
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimizer is built with."""
+        return [p for p in self.parameters() if p.requires_grad]
+
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
+        parameters = self.trained_parameters()
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
         if self.lr_scheduler is None:
             return optimizer

@@ -45,6 +45,7 @@ FLOORS = {
     "trainer": 6,
     "cli": 7,
     "__main__": 8,
+    "adversarial": 8,
     "": 6,
 }
 """The floor of each module, or of each folder for the files in it that are not named; "" is the package's front door.

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule, cli
+from diffusion_lightning.adversarial import AdversarialModule
 from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.datasets import PictureDataset, StoredPictures
 from diffusion_lightning.degradations import GaussianBlur
@@ -90,12 +91,19 @@ def working_in(folder: Path) -> Iterator[Path]:
             os.environ["PL_GLOBAL_SEED"] = seed
 
 
-def run(folder: Path, *words: object) -> None:
+def module_class(words: Sequence[object]) -> type[RestorationModule]:
+    """The model whose command line a configuration among the words names in its first line."""
+    paths = [Path(str(word)) for word in words if str(word).endswith(".yaml")]
+    headers = [path.read_text().partition("\n")[0] for path in paths if path.is_file()]
+    return AdversarialModule if any("-m diffusion_lightning.adversarial" in h for h in headers) else RestorationModule
+
+
+def run(folder: Path, *words: object, module: type[RestorationModule] | None = None) -> None:
     """``diffusion-lightning words`` in a folder; a failure shows as an exception."""
     with working_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFUSION_LIGHTNING_TRACEBACK", "1")
         patch.setattr("sys.argv", ["diffusion-lightning"])
-        cli.main([str(word) for word in words])
+        cli.main([str(word) for word in words], module or module_class(words))
 
 
 class Failure(NamedTuple):
@@ -112,7 +120,7 @@ def fail(folder: Path, capsys: pytest.CaptureFixture[str], *words: object) -> Fa
     with working_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["diffusion-lightning"])
         with pytest.raises(SystemExit) as end:
-            cli.main([str(word) for word in words])
+            cli.main([str(word) for word in words], module_class(words))
     streams = capsys.readouterr()
     errors = [line for line in streams.err.splitlines() if line.startswith("error:")]
     assert isinstance(end.value.code, int)
