@@ -6,6 +6,7 @@ plane is a product of spectra; shuffled pixels are followed to where they came f
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -76,9 +77,13 @@ def _blocks(size: int, share: float) -> Tensor:
     coarse = max(int(size * share), 1)
     scale = size / coarse
     centre = (torch.arange(coarse, dtype=torch.float64)[:, None] + 0.5) * scale
-    offset = torch.arange(size) + 0.5 - centre
-    member = ((offset > -scale / 2) & (offset <= scale / 2)).double()
-    nearest = ((torch.arange(size) + 0.5) * (coarse / size)).long()
+    # In Pillow's order of operations here and below, which decides about pixels whose centre lies on a rim.
+    pixel = torch.arange(size)
+    offset = (pixel - centre + 0.5) * (1 / scale)
+    near = (pixel >= (centre - scale / 2 + 0.5).floor()) & (pixel < (centre + scale / 2 + 0.5).floor())
+    member = (near & (offset > -0.5) & (offset <= 0.5)).double()
+    pitch = coarse / size
+    nearest = [int(at) for at in accumulate([pitch * 0.5] + [pitch] * (size - 1))]
     return (member / member.sum(1, keepdim=True))[nearest]
 
 
