@@ -51,10 +51,10 @@ def shot_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> T
     table = cache.get(("shot_noise", x.device, x.dtype), lambda: _poisson_table().to(x).flatten())
     uniform = params["uniform"].to(x)
     row = ((level - 1)[:, None, None, None] * 256 + (255 * x).round().long()) * COUNTS
-    below = torch.zeros_like(row)
+    at = row.clone()
     for stride in (COUNTS >> i for i in range(1, COUNTS.bit_length())):
-        below += stride * (table[row + below + (stride - 1)] < uniform)
-    return (below / constants(SHOT_NOISE, level, x)).clamp(max=1)
+        at.add_(table[stride - 1 :].take(at) < uniform, alpha=stride)
+    return ((at - row) / constants(SHOT_NOISE, level, x)).clamp(max=1)
 
 
 def _poisson_table() -> Tensor:
