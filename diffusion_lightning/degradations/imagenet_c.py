@@ -120,7 +120,7 @@ class ImageNetC(Degradation):
         """The images at whole severities of 1 or more."""
         with torch.autocast(x.device.type, enabled=False):
             apply = NATIVE[self.name].apply
-            return from_unit(apply(to_unit(x).clamp(0, 1), levels.clamp(min=1), params, self.cache))
+            return from_unit(apply(to_unit(x).clamp(0, 1), levels.clamp(min=1), params, self.cache).clamp(0, 1))
 
     def _one_by_one(self, x: Tensor, levels: Tensor, params: Params) -> Tensor:
         """The same by the package, from pictures of 8 bits; images of severity 0 are left alone."""

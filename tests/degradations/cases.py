@@ -49,7 +49,7 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     # Of the corruptions those for any size and any channels.
     "contrast of ImageNet-C": lambda: ImageNetC("contrast", steps=5),
     "warm fog of ImageNet-C": lambda: ImageNetC("fog", severity=2.5, steps=10, noise=0.1),
-    "pixelation of ImageNet-C": lambda: ImageNetC("pixelate", severity=4.0, steps=4),
+    "blur of ImageNet-C": lambda: ImageNetC("gaussian_blur", severity=4.0, steps=4),
     "noise of ImageNet-C": lambda: ImageNetC("gaussian_noise", severity=3.5, steps=20),
     "elastic transform of ImageNet-C": lambda: ImageNetC("elastic_transform", steps=5),
     "animorphosis": lambda: Animorphosis(DigitsDataset, steps=20),

@@ -1,7 +1,8 @@
 """What a corruption of ImageNet-C (1903.12261) in closed form is: batched, on the images' own device.
 
 Its function takes images x (N, C, H, W) in [0, 1], the whole severity 1 … 5 of each (N,), what was drawn for them and
-a cache of tables, and gives images in [0, 1] as imagecorruptions makes them of 8-bit pictures, but not rounded.
+a cache of tables, and gives images as imagecorruptions makes them of 8-bit pictures, but neither rounded nor clipped to
+[0, 1], which is left to the caller.
 """
 
 from collections.abc import Callable, Sequence

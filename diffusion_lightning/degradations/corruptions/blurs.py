@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.corruptions.base import Native, constants
-from diffusion_lightning.schedules import TableCache
+from diffusion_lightning.schedules import TableCache, per_image
 from diffusion_lightning.types import Generators, Params
 
 GAUSSIAN_BLUR = (1.0, 2.0, 3.0, 4.0, 6.0)
@@ -101,7 +101,7 @@ def defocus_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) ->
     spectra, down, right = cache.get(("defocus_blur", height, width, x.device, x.dtype), build)
     canvas = x[:, :, down][..., right]
     blurred = torch.fft.irfft2(torch.fft.rfft2(canvas) * spectra[level - 1, None], s=canvas.shape[-2:])
-    return blurred[..., reach : reach + height, reach : reach + width].clamp(0, 1)
+    return blurred[..., reach : reach + height, reach : reach + width]
 
 
 def _disk(radius: int, rim: float, reach: int) -> Tensor:
@@ -116,13 +116,18 @@ def _disk(radius: int, rim: float, reach: int) -> Tensor:
 def zoom_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
     """The mean of the picture and of its middle enlarged by 1, 1.01, …."""
     height, width = x.shape[-2:]
-    weights = _zooms(height, width)
+
+    def build() -> tuple[list[tuple[int, ...]], Tensor]:
+        weights = _zooms(height, width)
+        return list(weights), torch.tensor(list(weights.values()), dtype=torch.float64).to(x)
+
+    zooms, table = cache.get(("zoom_blur", height, width, x.device, x.dtype), build)
     blurred = torch.zeros_like(x)
-    for (top, rows, high, left, columns, wide), weight in weights.items():
+    for (top, rows, high, left, columns, wide), weight in zip(zooms, table[:, level - 1], strict=True):
         middle = x[..., top : top + rows, left : left + columns]
         layer = F.interpolate(middle, size=(high, wide), mode="bilinear", align_corners=True)
-        blurred = torch.addcmul(blurred, constants(weight, level, x), layer[..., :height, :width])
-    return blurred.clamp(0, 1)
+        blurred = torch.addcmul(blurred, per_image(weight, x), layer[..., :height, :width])
+    return blurred
 
 
 def _zooms(height: int, width: int) -> dict[tuple[int, ...], list[float]]:
@@ -164,7 +169,7 @@ def motion_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> 
     at = shift_down.long() % size[0] * size[1] + shift_right.long() % size[1]
     kernel = x.new_zeros(len(x), 1, size.numel()).scatter_add_(2, at[:, None], taps[:, None].to(x))
     spectrum = torch.fft.rfft2(canvas) * torch.fft.rfft2(kernel.unflatten(2, size))
-    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width].clamp(0, 1)
+    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width]
 
 
 def draw_shuffle(x: Tensor, generator: Generators) -> Params:
@@ -206,7 +211,7 @@ def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> T
             path = path.gather(1, path)
         source = source.gather(1, path[:, :numbers] - numbers)
     shuffled = blurred.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view_as(x)
-    return blur(shuffled).clamp(0, 1)
+    return blur(shuffled)
 
 
 def draw_elastic(x: Tensor, generator: Generators) -> Params:

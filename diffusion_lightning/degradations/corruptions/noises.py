@@ -29,12 +29,12 @@ def uniforms(x: Tensor, generator: Generators) -> Params:
 
 def gaussian_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
     """x + c n with n ~ N(0, 1)."""
-    return (x + constants(GAUSSIAN_NOISE, level, x) * params["normal"].to(x)).clamp(0, 1)
+    return x + constants(GAUSSIAN_NOISE, level, x) * params["normal"].to(x)
 
 
 def speckle_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
     """x + c x n with n ~ N(0, 1)."""
-    return (x + constants(SPECKLE_NOISE, level, x) * x * params["normal"].to(x)).clamp(0, 1)
+    return x + constants(SPECKLE_NOISE, level, x) * x * params["normal"].to(x)
 
 
 def impulse_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
@@ -54,7 +54,7 @@ def shot_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> T
     at = row.clone()
     for stride in (COUNTS >> i for i in range(1, COUNTS.bit_length())):
         at.add_(table[stride - 1 :].take(at) < uniform, alpha=stride)
-    return ((at - row) / constants(SHOT_NOISE, level, x)).clamp(max=1)
+    return (at - row) / constants(SHOT_NOISE, level, x)
 
 
 def _poisson_table() -> Tensor:

@@ -25,7 +25,7 @@ def fog(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
     """(x + c f) max(x)/(max(x) + c), where f in [0, 1] is a plasma fractal."""
     (strength, decay), brightest = constants(FOG, level, x), x.amax((1, 2, 3), keepdim=True)
     heights = _plasma(params["uniform"].to(x), decay[:, :, 0])[:, None, : x.shape[-2], : x.shape[-1]]
-    return ((x + strength * heights) * (brightest / (brightest + strength))).clamp(0, 1)
+    return (x + strength * heights) * (brightest / (brightest + strength))
 
 
 def _plasma(uniform: Tensor, decay: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def frost(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor
     corner = (start + top * columns + left)[:, None, None]
     ice = pixels[corner + down * columns[:, None, None] + right].permute(0, 3, 1, 2).to(x.dtype) / 255
     picture_share, ice_share = constants(FROST, level, x)
-    return (picture_share * x + ice_share * ice).clamp(0, 1)
+    return picture_share * x + ice_share * ice
 
 
 WEATHER = {
