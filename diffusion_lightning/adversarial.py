@@ -74,6 +74,7 @@ class AdversarialModule(RestorationModule):
         sampler: How to walk from degraded to clean; the probability flow with the degradation's own steps by default.
         prior: Where generation starts; a Gaussian on the channel means by default.
         times: Which severities training draws; t = k/T with uniform k by default.
+        clip: Whether walks bound every x̂_0 to [-1, 1].
         optimizer: Built with the denoiser's parameters; AdamW with learning rate 1e-3 by default.
         discriminator_optimizer: Built with the discriminator's parameters; Adam with learning rate 1e-4 and betas
             (0, 0.9) by default. The paper's first beta, −0.5, is none that torch takes.
@@ -91,13 +92,16 @@ class AdversarialModule(RestorationModule):
         sampler: Sampler | None = None,
         prior: Prior | None = None,
         times: TimeLaw | None = None,
+        clip: bool = False,
         optimizer: OptimizerCallable | None = None,
         discriminator_optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         if not 0 <= adversarial_weight < float("inf"):
             raise ValueError(f"adversarial_weight={adversarial_weight}: choose a finite number of at least 0")
-        super().__init__(degradation, denoiser, parameterization, loss, sampler, prior, times, optimizer, lr_scheduler)
+        super().__init__(
+            degradation, denoiser, parameterization, loss, sampler, prior, times, clip, optimizer, lr_scheduler
+        )
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.adversarial_weight = adversarial_weight

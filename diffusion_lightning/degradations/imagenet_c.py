@@ -1,67 +1,54 @@
 """ImageNet-C (Hendrycks & Dietterich, 1903.12261): the 19 corruptions of the package imagecorruptions as diffusions."""
 
-import builtins
-import functools
-import importlib.util
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
-
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 from torch import Tensor
 
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.images import from_uint8, to_uint8
-from diffusion_lightning.schedules import grid_position, per_image
+from diffusion_lightning.degradations.corruptions import CORRUPTIONS, Native
+from diffusion_lightning.degradations.corruptions.source import corrupt, say
+from diffusion_lightning.degradations.snow import Snow
+from diffusion_lightning.images import from_uint8, from_unit, to_uint8, to_unit
+from diffusion_lightning.schedules import TableCache, grid_position, per_image
 from diffusion_lightning.types import Generators, Params
-
-RANDOM = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "speckle_noise",
-    "glass_blur",
-    "motion_blur",
-    "snow",
-    "frost",
-    "fog",
-    "elastic_transform",
-    "spatter",
-)
-"""The corruptions that draw something."""
-
-NAMES = (
-    *RANDOM,
-    *(
-        "gaussian_blur",
-        "defocus_blur",
-        "zoom_blur",
-        "brightness",
-        "contrast",
-        "saturate",
-        "pixelate",
-        "jpeg_compression",
-    ),
-)
-"""All 19 corruptions."""
 
 HARDEST, LEAST_SIDE = 5, 32
 SEEDS = 2**24
 """Seeds are whole numbers below this: float32 holds them exactly."""
+
+SNOW = Snow(severity=HARDEST, steps=HARDEST)
+"""At t = k/5 it is ImageNet-C's snow of severity k."""
+
+
+def _snow(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+    return to_unit(SNOW.operator(from_unit(x), level / HARDEST, params))
+
+
+NATIVE = {**CORRUPTIONS, "snow": Native(_snow, SNOW.draw, ("flakes", "direction"))}
+"""The corruptions that are batched, on the images' own device."""
+
+PACKAGE = {"jpeg_compression": False, "spatter": True}
+"""Those that the package makes picture by picture on the CPU, and whether they draw: they need libjpeg and OpenCV."""
+
+NAMES = (*NATIVE, *PACKAGE)
+"""All 19 corruptions."""
+
+RANDOM = tuple(name for name in NAMES if PACKAGE.get(name) or (name in NATIVE and NATIVE[name].drawn))
+"""The corruptions that draw something."""
 
 
 class ImageNetC(Degradation):
     """A corruption of ImageNet-C at the severity t·severity.
 
     At whole severities this is what imagecorruptions makes of the 8-bit picture; in between the two neighbours are
-    blended, and below 1 severity 1 with the clean picture. What a corruption draws hangs on one seed an image, which
-    all severities share. It runs picture by picture on the CPU in the main process, and logs that it does: .5 to 5 ms a
-    picture of 64 px (glass_blur 150), twice that between whole severities. For snow there is the batched ``Snow``.
+    blended, and below 1 severity 1 with the clean picture. What a corruption draws, all severities share.
+
+    Seventeen corruptions are batched, on the images' own device, at any height and width and for any channels, but
+    brightness, saturate and frost for RGB only. Images are clamped to [-1, 1], and neither they nor the results are
+    rounded to 8 bits, so that most can be differentiated. jpeg_compression and spatter run picture by picture on the
+    CPU in the main process, and log that they do: RGB only, of at least 32 px, rounded, without gradients. Between the
+    severities ``Snow`` lets flakes grow, where snow here is a blend.
 
     Args:
         name: One of ``NAMES``, such as fog, frost, glass_blur or jpeg_compression.
@@ -88,119 +75,75 @@ class ImageNetC(Degradation):
         self.severity = severity
         self.hidden_params = name in RANDOM
 
+    @property
+    def native(self) -> bool:
+        """Whether this corruption is batched, and not run by the package picture by picture."""
+        return self.name in NATIVE
+
     def draw(self, x: Tensor, generator: Generators) -> Params:
-        """A seed (B, 1), int64, for the corruptions that draw something."""
+        """What the corruption draws, for each image of its own; for spatter a seed (B, 1), int64."""
         self._check(x)
         if not self.hidden_params:
             return {}
-        seed = rng.uniform((len(x), 1), generator) * SEEDS
-        return {"seed": seed.to(device=x.device, dtype=torch.int64)}
+        if not self.native:
+            seed = rng.uniform((len(x), 1), generator) * SEEDS
+            return {"seed": seed.to(device=x.device, dtype=torch.int64)}
+        draw = NATIVE[self.name].draw
+        # Half precision would give uniforms of 1, and few values at all.
+        return draw(_wide(x), generator) if draw is not None else {}
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
-        """The images (B, 3, H, W), at least 32 px high and wide, at their severities.
+        """The images (B, C, H, W) at their severities.
 
         Raises:
-            ValueError: The images are not RGB, or too small; or ``params`` lacks the seed.
+            ValueError: The corruption needs RGB, or larger images; or ``params`` lacks what it draws.
         """
         self._check(x)
-        severity = grid_position(t, self.steps) * self.severity / self.steps
+        drawn = NATIVE[self.name].drawn if self.native else ("seed",) * self.hidden_params
+        if missing := [name for name in drawn if name not in params]:
+            raise ValueError(f"{self.name} draws {missing[0]} and params has none: take params from sample_params(x)")
+        severity = grid_position(t.to(x.device), self.steps) * self.severity / self.steps
         low, share = severity.floor(), severity.frac()
-        if self.hidden_params and "seed" not in params:
-            raise ValueError(f"{self.name} draws and params has no seed: take params from sample_params(x)")
+        wide = _wide(x)
+        # Where no image is between severities none need be made above. To look would stall a GPU, which has the time.
+        between = x.is_cuda or bool((share > 0).any())
+        levels = torch.cat([low, torch.where(share > 0, low + 1, 0)] if between else [low]).long()
+        repeats = len(levels) // max(len(x), 1)
+        whole = wide.repeat(repeats, 1, 1, 1)
+        held = {name: params[name].repeat(repeats, *[1] * (params[name].dim() - 1)) for name in drawn}
+        corrupted = self._batched(whole, levels, held) if self.native else self._one_by_one(whole, levels, held)
+        # Not its 8-bit rounding: at severity 0 the picture itself must come out.
+        ends = torch.where(per_image(levels, wide) == 0, whole, corrupted).split(max(len(x), 1))
+        return torch.lerp(ends[0], ends[-1], per_image(share, wide)).to(x.dtype)
+
+    def _batched(self, x: Tensor, levels: Tensor, params: Params) -> Tensor:
+        """The images at whole severities of 1 or more."""
+        with torch.autocast(x.device.type, enabled=False):
+            apply = NATIVE[self.name].apply
+            return from_unit(apply(to_unit(x).clamp(0, 1), levels.clamp(min=1), params, self.cache).clamp(0, 1))
+
+    def _one_by_one(self, x: Tensor, levels: Tensor, params: Params) -> Tensor:
+        """The same by the package, from pictures of 8 bits; images of severity 0 are left alone."""
+        say(self.name)
         seeds = params["seed"].flatten().long().tolist() if self.hidden_params else [0] * len(x)
         pictures = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
-        # In the precision of the blend: at severity 0 the picture itself, not its 8-bit rounding, must come out.
-        wide = x if x.dtype == torch.float64 else x.float()
-
-        def corrupted(levels: Tensor) -> Tensor:
-            """The images at a whole severity each, 0 for clean."""
-            results = [
-                corrupt(picture, self.name, int(level), seed) if level else picture
-                for picture, level, seed in zip(pictures, levels.tolist(), seeds, strict=True)
-            ]
-            images = from_uint8(torch.from_numpy(np.stack(results)), wide.dtype).permute(0, 3, 1, 2)
-            return torch.where(per_image(levels, wide) == 0, wide, images.to(x.device))
-
-        below = corrupted(low)
-        # An image of a whole severity takes nothing from above, so there it need not be made.
-        above = corrupted(torch.where(share > 0, low + 1, 0)) if bool((share > 0).any()) else below
-        return torch.lerp(below, above, per_image(share, wide)).to(x.dtype)
+        results = [
+            corrupt(picture, self.name, level, seed) if level else picture
+            for picture, level, seed in zip(pictures, levels.tolist(), seeds, strict=True)
+        ]
+        return from_uint8(torch.from_numpy(np.stack(results)), x.dtype).permute(0, 3, 1, 2).to(x.device)
 
     def _check(self, x: Tensor) -> None:
         channels, height, width = x.shape[1:]
-        if channels != 3 or min(height, width) < LEAST_SIDE:
+        least = 1 if self.native else LEAST_SIDE
+        rgb = NATIVE[self.name].rgb if self.native else True
+        if (rgb and channels != 3) or min(height, width) < least:
+            needs = "RGB" if self.native else f"RGB of at least {least}×{least} px"
             raise ValueError(
-                f"images of {channels} channels and {height}×{width} px: ImageNet-C's {self.name} needs RGB "
-                f"of at least {LEAST_SIDE}×{LEAST_SIDE} px"
+                f"images of {channels} channels and {height}×{width} px: ImageNet-C's {self.name} needs {needs}"
             )
 
 
-def corrupt(picture: np.ndarray, name: str, severity: int, seed: int) -> np.ndarray:
-    """What imagecorruptions makes of an RGB picture, uint8 (H, W, 3), at a whole severity 1 … 5: the same shape.
-
-    It draws what ``np.random.seed(seed)`` would make it draw, without touching numpy's global state.
-    """
-    corruptions, library_numpy = _imagecorruptions()
-    library_numpy.random = np.random.RandomState(seed)
-    with np.errstate(all="ignore"):
-        result = np.array(corruptions[name](Image.fromarray(picture), severity))
-    # Where nothing is spattered, spatter divides 0 by 0, which the package returns as a black picture.
-    return np.where(np.isnan(result), picture, result).astype(np.uint8)
-
-
-class _Numpy(ModuleType):
-    """Numpy as imagecorruptions knows it: with ``float_``, and with a ``random`` that nobody else draws from."""
-
-    float_ = np.float64
-
-    def __init__(self) -> None:
-        super().__init__("numpy")
-        self.random = np.random.RandomState(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-
-@functools.cache
-def _imagecorruptions() -> tuple[dict[str, Callable], _Numpy]:
-    """The namespace of imagecorruptions' functions, and the numpy that they draw from.
-
-    The package as released does not run on today's libraries: it imports pkg_resources and SciPy's old namespaces,
-    and uses ``np.float_`` and scikit-image's ``multichannel``, which are gone; and its impulse noise takes fresh
-    randomness that no seed holds. So its source is run here as a module of our own whose imports are answered below:
-    nothing global is patched, and whoever imports the package gets the package.
-    """
-    import scipy.ndimage
-    import skimage.color
-    import skimage.filters
-    import skimage.util
-
-    spec = importlib.util.find_spec("imagecorruptions")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("ImageNetC needs the package imagecorruptions: pip install imagecorruptions")
-    folder = Path(spec.submodule_search_locations[0])
-    numpy = _Numpy()
-
-    def gaussian(image: np.ndarray, sigma: Any, multichannel: bool = False, **settings: Any) -> np.ndarray:
-        return skimage.filters.gaussian(image, sigma, channel_axis=-1 if multichannel else None, **settings)
-
-    def random_noise(image: np.ndarray, **settings: Any) -> np.ndarray:
-        return skimage.util.random_noise(image, rng=numpy.random.randint(2**31), **settings)
-
-    answers: dict[str, Any] = {
-        "numpy": numpy,
-        "skimage": SimpleNamespace(color=skimage.color, util=SimpleNamespace(random_noise=random_noise)),
-        "skimage.filters": SimpleNamespace(gaussian=gaussian),
-        "scipy.ndimage.interpolation": scipy.ndimage,
-        "pkg_resources": SimpleNamespace(resource_filename=lambda package, name: str(folder / name)),
-    }
-
-    def answer(name: str, *arguments: Any) -> Any:
-        return answers[name] if name in answers else builtins.__import__(name, *arguments)
-
-    own = vars(builtins) | {"__import__": answer}
-    namespace: dict[str, Any] = {"__name__": "imagecorruptions.corruptions", "__builtins__": own}
-    rank_zero_info("ImageNet-C's corruptions run picture by picture on the CPU, in the main process")
-    path = folder / "corruptions.py"
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
-    return namespace, numpy
+def _wide(x: Tensor) -> Tensor:
+    """In the precision of the arithmetic."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -11,6 +11,7 @@ from diffusion_lightning.degradations import (
     Fade,
     GaussianBlur,
     GaussianNoise,
+    ImageNetC,
     Pixelate,
     Snow,
     Transform,
@@ -55,6 +56,12 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "snow of ImageNet-C": lambda: Snow(severity=4.0, steps=20),
     "snow of the paper": lambda: Snow(level=2, steps=10),
     "warm snow in one step": lambda: Snow(level=4, steps=1, noise=0.1),
+    # Of the corruptions those for any size and any channels.
+    "contrast of ImageNet-C": lambda: ImageNetC("contrast", steps=5),
+    "warm fog of ImageNet-C": lambda: ImageNetC("fog", severity=2.5, steps=10, noise=0.1),
+    "blur of ImageNet-C": lambda: ImageNetC("gaussian_blur", severity=4.0, steps=4),
+    "noise of ImageNet-C": lambda: ImageNetC("gaussian_noise", severity=3.5, steps=20),
+    "elastic transform of ImageNet-C": lambda: ImageNetC("elastic_transform", steps=5),
     "animorphosis": lambda: Animorphosis(DigitsDataset, steps=20),
     "a function that ramps": lambda: Transform(
         BLUR, {"sigma": [[0.0, 0.0], [2.0, 3.0]]}, None, {"kernel_size": [5, 3]}

@@ -14,8 +14,9 @@ import skimage.util
 import torch
 from torch.nn import functional as F
 
-from diffusion_lightning.degradations import ImageNetC, imagenet_c
-from diffusion_lightning.degradations.imagenet_c import NAMES, RANDOM
+from diffusion_lightning.degradations import ImageNetC
+from diffusion_lightning.degradations.corruptions import source
+from diffusion_lightning.degradations.imagenet_c import NAMES, NATIVE, PACKAGE, RANDOM
 from diffusion_lightning.images import from_uint8, to_uint8
 from diffusion_lightning.rng import image_generators
 
@@ -23,11 +24,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports names that are deprecated
     import imagecorruptions
 
-CHEAP = ("fog", "contrast")
-"""One that draws and one that does not."""
+CHEAP = ("fog", "contrast", "spatter", "jpeg_compression")
+"""Of the batched and of the package's own, one that draws and one that does not."""
 
 every_name = pytest.mark.parametrize("name", NAMES)
-both = pytest.mark.parametrize("name", CHEAP)
+each_kind = pytest.mark.parametrize("name", CHEAP)
+from_package = pytest.mark.parametrize("name", PACKAGE)
 
 
 def images(number=2, height=40, width=33, dtype=torch.float32, seed=0):
@@ -59,18 +61,39 @@ def todays_package(monkeypatch):
 
 
 @every_name
-def test_whole_severities_are_the_package_s_under_the_same_seed(name, todays_package):
+def test_the_package_s_source_makes_what_the_package_makes_under_the_same_seed(name, todays_package):
+    for i, picture in enumerate(to_uint8(images(5)).permute(0, 2, 3, 1).numpy()):
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(7 + i)  # noqa: NPY002
+        with np.errstate(all="ignore"):
+            expected = imagecorruptions.corrupt(picture, i + 1, name)
+        np.random.set_state(state)  # noqa: NPY002
+        assert np.array_equal(source.corrupt(picture, name, i + 1, 7 + i), expected)
+
+
+@from_package
+def test_whole_severities_of_what_is_not_batched_are_the_package_s_to_the_bit(name):
     x = images(5)
     degradation, params = drawn(name, x)
     seeds = params["seed"].flatten().tolist() if name in RANDOM else [0] * 5
     degraded = degradation(x, torch.arange(1, 6) / 5, params)
     for i, picture in enumerate(to_uint8(x).permute(0, 2, 3, 1).numpy()):
-        state = np.random.get_state()  # noqa: NPY002
-        np.random.seed(seeds[i])  # noqa: NPY002
-        with np.errstate(all="ignore"):
-            expected = imagecorruptions.corrupt(picture, i + 1, name)
-        np.random.set_state(state)  # noqa: NPY002
-        assert torch.equal(degraded[i], from_uint8(torch.tensor(expected).permute(2, 0, 1)))
+        expected = torch.tensor(source.corrupt(picture, name, i + 1, seeds[i]))
+        assert torch.equal(degraded[i], from_uint8(expected.permute(2, 0, 1)))
+
+
+@every_name
+def test_only_what_runs_picture_by_picture_says_so(name, monkeypatch):
+    said = []
+    monkeypatch.setattr(source, "rank_zero_info", said.append)
+    source.say.cache_clear()
+    x = images(1)
+    degradation, params = drawn(name, x)
+    for _ in range(2):
+        degradation(x, torch.ones(1), params)
+    assert degradation.native == (name not in PACKAGE)
+    expected = f"ImageNet-C's {name} runs picture by picture on the CPU, in the main process"
+    assert said == ([] if degradation.native else [expected])
 
 
 def test_these_are_the_package_s_19_names_and_no_others():
@@ -111,7 +134,7 @@ def test_flat_pictures_stay_finite(name, value):
     assert degraded.abs().max() <= 1
 
 
-@both
+@each_kind
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_time_0_is_the_image_bit_for_bit_and_the_dtype_stays(name, dtype):
     x = images(3, dtype=dtype)
@@ -122,7 +145,7 @@ def test_time_0_is_the_image_bit_for_bit_and_the_dtype_stays(name, dtype):
     assert torch.equal(degradation(x, torch.zeros(3), params), x)
 
 
-@both
+@each_kind
 def test_below_severity_1_it_blends_with_the_clean_image_itself(name):
     x = images(3)
     degradation, params = drawn(name, x, severity=2.0)
@@ -143,7 +166,7 @@ def test_nothing_jumps_at_any_severity_whole_or_not(name):
             assert (ends[0] - ends[1]).abs().max() < 0.0201
 
 
-@both
+@each_kind
 def test_a_time_for_each_image_is_a_loop_over_the_images(name):
     x = images(6)
     degradation, params = drawn(name, x)
@@ -151,12 +174,13 @@ def test_a_time_for_each_image_is_a_loop_over_the_images(name):
     together = degradation(x, t, params)
     for i in range(6):
         alone = {key: value[i : i + 1] for key, value in params.items()}
-        assert torch.equal(together[i : i + 1], degradation(x[i : i + 1], t[i : i + 1], alone))
+        single = degradation(x[i : i + 1], t[i : i + 1], alone)
+        assert torch.allclose(together[i : i + 1], single, rtol=0, atol=2e-6)
 
 
 def test_image_i_gets_the_same_draws_alone_and_among_eight_in_every_dtype():
     x = images(8)
-    degradation, whole = drawn("fog", x)
+    degradation, whole = drawn("spatter", x)
     assert len(set(whole["seed"].flatten().tolist())) == 8
     for i in (0, 5):
         for dtype in (torch.bfloat16, torch.float32, torch.float64):
@@ -191,7 +215,7 @@ def test_the_package_loads_without_the_old_libraries_and_nothing_global_is_patch
     modules = {name for name in sys.modules if "corruptions" in name}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        functions, _ = imagenet_c._imagecorruptions.__wrapped__()
+        functions, _ = source.load.__wrapped__()
     assert set(NAMES) <= functions.keys()
     assert builtins.__import__ is find_import
     assert hasattr(np, "float_") == float_
@@ -203,12 +227,12 @@ def test_a_small_picture_on_which_nothing_is_spattered_stays_clean():
     picture = np.full((32, 32, 3), 90, dtype=np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        spattered = [imagenet_c.corrupt(picture, "spatter", 1, seed) for seed in range(60)]
+        spattered = [source.corrupt(picture, "spatter", 1, seed) for seed in range(60)]
     assert min(result.min() for result in spattered) >= 90
     assert any((result == picture).all() for result in spattered)
 
 
-@every_name
+@from_package
 @pytest.mark.parametrize("shape", [(1, 64, 64), (4, 32, 32), (3, 31, 40), (3, 40, 31)], ids=str)
 def test_pictures_that_the_package_cannot_take_are_refused_in_one_line(name, shape):
     x = torch.zeros(1, *shape)
@@ -218,9 +242,11 @@ def test_pictures_that_the_package_cannot_take_are_refused_in_one_line(name, sha
         ImageNetC(name)(x, torch.ones(1), {})
 
 
-def test_a_missing_seed_is_named_with_the_remedy():
-    with pytest.raises(ValueError, match="fog draws and params has no seed: take params from sample_params"):
-        ImageNetC("fog")(images(1), torch.ones(1), {})
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_missing_draw_is_named_with_the_remedy(name):
+    key = NATIVE[name].drawn[0] if name in NATIVE else "seed"
+    with pytest.raises(ValueError, match=f"^{name} draws {key} and params has none: take params from sample_params"):
+        ImageNetC(name)(images(1), torch.ones(1), {})
 
 
 def test_an_unknown_name_is_answered_with_all_19():
