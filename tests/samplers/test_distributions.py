@@ -1,4 +1,4 @@
-"""The law of what walks generate, on a mixture of two-pixel pictures: spine checks 8 and 14, the theorem of linear D."""
+"""The law of what walks generate, on a mixture of two-pixel pictures: spine checks 8 and 14."""
 
 from functools import cache
 

@@ -93,7 +93,7 @@ def responses(name, degradation, times):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if "churn" not in name])  # its own test: test_identities.py
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if "churn" not in name])  # test_identities.py
 def test_every_step_mixes_its_sources_as_the_closed_form_says(name, schedule, steps):
     """The Gaussian's restorer is linear, so x is a sum of sources with known weights: no statistics are needed."""
     degradation = GaussianNoise(20, schedule)
