@@ -15,8 +15,8 @@ from diffusion_lightning.samplers.grids import TimeGrid
 class Momentum(Sampler):
     """The momentum sampler of Soft Diffusion (2209.05442, Algorithm 2): κ = σ_s²/σ_t², ζ² = σ_s² (σ_t² − σ_s²)/σ_t².
 
-    The noise part of each step is the posterior of a noise that only grows, the image part moves by
-    D_s(x̂_0) − D_t(x̂_0). Where σ is constant that is Algorithm 2 of Cold Diffusion, where it is 0 as well (0/0 := 1).
+    The noise takes a posterior step of a noise that only grows, and D_s(x̂_0) − D_t(x̂_0) is added. Where σ is constant
+    that is Algorithm 2 of Cold Diffusion, where it is 0 as well (0/0 := 1).
 
     Args:
         steps: Steps of a walk, a network call each; the degradation's own T if None.
@@ -42,8 +42,8 @@ class ConsistentAnnealed(Sampler):
     """Consistent annealed sampling (2009.05475, Algorithm 2): κ = min(1 − η, σ_s/σ_t), ζ² = σ_s² − κ²σ_t².
 
     A Langevin step of size η σ_t² whose noise is scaled so that the level falls from σ_t to σ_s exactly. Where the
-    level falls by more than η in one step, the minimum leaves the probability flow. Errors of the law grow with N η²:
-    the more steps, the smaller η should be.
+    level falls by more than the share η in one step, the step is the probability flow's. Errors of the law grow with
+    N η²: the more steps, the smaller η should be.
 
     Args:
         steps: Steps of a walk, a network call each; the degradation's own T if None.

@@ -1,0 +1,85 @@
+"""Heun against EDM's Algorithms 1 and 2 (2206.00364), written out in its own terms: spine check 6, to 1e-12."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from samplers.test_ddim import noise
+from samplers.test_identities import SHAPE, same, times
+
+from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.noise_schedules import VE, Karras
+from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.samplers import Heun
+from diffusion_lightning.samplers.grids import Rho
+from diffusion_lightning.schedules import per_image
+
+
+def bounded(x, t):
+    """A restorer of images whose values are of size 80, for which a steep one would magnify the last bit."""
+    return 0.7 * torch.tanh(x) + 0.1 * x.mean((2, 3), keepdim=True).tanh() + 0.2 * per_image(t, x)
+
+
+def edm(degradation, x, steps, churn=0.0, low=0.0, high=math.inf, extra=1.0):
+    """2206.00364, Algorithm 2 (1 without churn), in σ alone; the network's t is that of Karras' levels."""
+    rho, smallest, largest = 7, 0.002, 80.0
+    a, b = largest ** (1 / rho), smallest ** (1 / rho)
+    sigma = [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
+    generator, total = keyed_generator("walk"), degradation.steps
+
+    def denoise(x, level):
+        return bounded(x, times((1 + (level ** (1 / rho) - b) / (a - b) * (total - 1)) / total).expand(2))
+
+    for now, after in itertools.pairwise(sigma):
+        gamma = min(churn / steps, math.sqrt(2) - 1) if low <= now <= high else 0.0
+        raised = now + gamma * now
+        if gamma > 0:
+            z = torch.randn(SHAPE, dtype=torch.float64, generator=generator)
+            x = x + math.sqrt(raised**2 - now**2) * extra * z
+        slope = (x - denoise(x, raised)) / raised
+        ahead = x + (after - raised) * slope
+        if after > 0:
+            ahead = x + (after - raised) * (slope / 2 + (ahead - denoise(ahead, after)) / after / 2)
+        x = ahead
+    return x
+
+
+@pytest.mark.parametrize("total", [10, 1000], ids=["on the grid", "between its points"])
+def test_heun_of_slopes_on_edm_s_levels_is_edm_s_algorithm_1(total):
+    degradation, x = GaussianNoise(total, Karras()), 80 * noise(*SHAPE)
+    assert same(Heun(10, Rho(), average="slope")(bounded, degradation, x), edm(degradation, x, 10))
+
+
+@pytest.mark.parametrize("churn", [3.0, 40.0], ids=["churn of .3", "churn at √2 − 1"])
+def test_heun_with_churn_on_edm_s_levels_is_edm_s_algorithm_2(churn):
+    degradation, x = GaussianNoise(10, Karras()), 80 * noise(*SHAPE)
+    sampler = Heun(10, Rho(), churn, 0.05, 50, 1.007, "slope")
+    walked = sampler(bounded, degradation, x, generator=keyed_generator("walk"))
+    assert same(walked, edm(degradation, x, 10, churn, 0.05, 50, 1.007))
+    for other in ((churn, 0.0, 50, 1.007), (churn, 0.05, 5, 1.007), (churn, 0.05, 50, 1.0), (1.0, 0.05, 50, 1.007)):
+        assert not same(walked, edm(degradation, x, 10, *other), 1e-6)
+
+
+def test_heun_of_guesses_is_edm_s_algorithm_to_third_order_in_one_step():
+    """Both are of second order: the gap of one step shrinks eightfold as the step is halved."""
+    degradation, x = GaussianNoise(1000, VE(0.01, 5)), noise(*SHAPE)
+
+    def gap(h):
+        grid = [0.5, 0.5 - h, 0.0]
+        steps = []
+        for average in ("x0", "slope"):
+            sampler = Heun(2, average=average)
+            sampler.times = lambda degradation, start=1.0: grid
+            steps.append(list(sampler.trajectory(bounded, degradation, x, start=0.5))[1].x)
+        return (steps[0] - steps[1]).norm().item()
+
+    assert math.log2(gap(0.016) / gap(0.008)) == pytest.approx(3, abs=0.1)
+
+
+def test_churn_never_leaves_the_range_of_t():
+    degradation, asked = GaussianNoise(10, Karras()), []
+    walk = Heun(4, churn=2.0).trajectory(lambda x, t: asked.append(t) or x / 2, degradation, noise(*SHAPE))
+    assert len(list(walk)) == 5
+    assert max(t.max().item() for t in asked) == 1
+    assert asked[0].unique().tolist() == [1.0]
