@@ -140,6 +140,15 @@ def test_multistep_s_first_step_from_alpha_0_is_ddim_s_and_finite():
         assert walk[-1].x.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "sampler", [Heun(5), Heun(5, average="slope"), Multistep(5)], ids=["Heun", "slopes", "Multistep"]
+)
+def test_a_trajectory_shows_the_network_s_own_guess_and_not_the_corrected_one(sampler):
+    degradation = GaussianNoise(20)
+    for step in list(sampler.trajectory(restorer, degradation, noise(*SHAPE)))[:-1]:
+        assert torch.equal(step.x0, restorer(step.x, times(step.t).expand(2)))
+
+
 # Refusals
 
 
