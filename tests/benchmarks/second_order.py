@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from rich import get_console
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -87,7 +87,7 @@ def main() -> None:
         for rule, row in rules.items():
             table.add_row(case, rule, *(f"{error:.1e}" for error in row), f"{math.log2(row[-2] / row[-1]):.2f}")
         table.add_section()
-    get_console().print(table)
+    Console(width=140).print(table)
     if options.plot:
         plot(errors, options.plot)
     few, many = CALLS.index(64), CALLS.index(256)
