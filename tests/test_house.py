@@ -105,7 +105,12 @@ def imported(tree, module, is_package=False):
 
 
 def may_import(module, other, is_package=False):
-    """Imports go down, or to a base on the same floor; a folder's front door shows what is inside it."""
+    """Imports go down, or to a base on the same floor; a folder's front door shows what is inside it.
+
+    What runs as ``python -m`` may import itself under its own name.
+    """
+    if other == module:
+        return True
     if is_package and (module == "" or other.startswith(module + ".")):
         return True
     if floor(other) == floor(module):
