@@ -1,0 +1,126 @@
+"""Bits per dimension of held-out images: by the probability flow's density, or by the variational bound."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich import get_console
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from diffusion_lightning.callbacks.base import Look
+from diffusion_lightning.metrics.likelihood import (
+    bits_per_dimension,
+    check_density,
+    dequantize,
+    flow_log_likelihood,
+    rademacher,
+)
+from diffusion_lightning.metrics.variational import chain_times, variational_bound
+from diffusion_lightning.module import RestorationModule
+from diffusion_lightning.rng import image_generators
+from diffusion_lightning.types import Generators, RestorationBatch
+
+FLOW_STEPS = 32
+NAMES = {"flow": "the probability flow", "bound": "the variational bound"}
+
+
+class Likelihood(Look):
+    """Logs and prints ``bpd``, the bits per dimension of held-out images under a model of Gaussian noise.
+
+    Lower is better. ``flow`` is the density of the probability flow (2011.13456) with Hutchinson's estimate, of
+    uniformly dequantised images; ``bound`` is the variational bound of DDPM's chain (2006.11239), with the variances
+    that the network tells if it tells any. The draws are those of each image, the same in every validation.
+
+    Args:
+        images: Held-out images to look at.
+        method: ``flow`` or ``bound``.
+        steps: Steps of the flow, four network calls each, 32 if None; or steps of the chain, one call each, T if None.
+        probes: Draws of Hutchinson's estimate for each image.
+        every: Look at every so many validations.
+    """
+
+    def __init__(
+        self,
+        images: int = 64,
+        method: Literal["flow", "bound"] = "flow",
+        steps: int | None = None,
+        probes: int = 1,
+        every: int = 1,
+    ) -> None:
+        super().__init__([], images, None, every)
+        if method not in NAMES:
+            raise ValueError(f"method={method!r}: choose {' or '.join(NAMES)}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps={steps}: take at least 1, or leave it out")
+        if probes < 1:
+            raise ValueError(f"probes={probes}: Hutchinson's estimate takes at least 1")
+        self.images = images
+        self.method = method
+        self.steps = steps
+        self.probes = probes
+        self.bits = MeanMetric()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a model without a density before anything is trained."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" or not isinstance(pl_module, RestorationModule):
+            return
+        if self.method == "flow":
+            check_density(pl_module.degradation)
+        else:
+            chain_times(pl_module.degradation, self.steps)
+
+    def _start(self, module: RestorationModule) -> None:
+        super()._start(module)
+        self.bits.to(module.device).reset()
+
+    def see(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
+        """Add the images of the batch that are among the first ``images``."""
+        assert batch.index is not None
+        chosen = (batch.index >= 0) & (batch.index < self.images)
+        if chosen.any():
+            generators = image_generators(trainer.datamodule.seed, batch.index[chosen], "likelihood")  # type: ignore[attr-defined]  # set by Lightning
+            self.bits.update(self._score(trainer, module, batch.clean[chosen], generators))
+
+    def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+        """Log and print."""
+        value = self.bits.compute()
+        module.log(f"{stage}/bpd", value)
+        if trainer.is_global_zero:
+            get_console().print(f"{value:.3f} bits per dimension by {NAMES[self.method]}", soft_wrap=True)
+
+    def _score(self, trainer: Trainer, module: RestorationModule, clean: Tensor, generators: Generators) -> Tensor:
+        if self.method == "bound":
+            steps = len(chain_times(module.degradation, self.steps)) - 1
+            with _progress(trainer, steps) as advance:
+                bound = variational_bound(module, module.degradation, clean, generators, steps, on_step=advance)
+            return bound.total
+        steps = self.steps or FLOW_STEPS
+        images = dequantize(clean, generators)
+        probes = rademacher(images, self.probes, generators)
+        with _progress(trainer, steps) as advance:
+            density = flow_log_likelihood(module, module.degradation, images, probes, steps, advance)
+        return bits_per_dimension(density, images[0].numel())
+
+
+@contextmanager
+def _progress(trainer: Trainer, total: int) -> Iterator[Callable[[], None]]:
+    """A row of Lightning's own progress bar, if there is one: two bars on one terminal would overwrite each other."""
+    bar = trainer.progress_bar_callback
+    rows = bar.progress if isinstance(bar, RichProgressBar) and bar.is_enabled else None
+    if rows is None:
+        yield lambda: None
+        return
+    task = rows.add_task("Likelihood", total=total)
+
+    def advance() -> None:
+        rows.advance(task)
+        rows.refresh()
+
+    try:
+        yield advance
+    finally:
+        rows.remove_task(task)
