@@ -9,7 +9,6 @@ from torch import Tensor
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.images import to_uint8
-from diffusion_lightning.schedules import per_image
 from diffusion_lightning.types import Denoise, Generators, as_estimate
 
 

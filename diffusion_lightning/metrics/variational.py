@@ -1,4 +1,4 @@
-"""The variational bound on the log-likelihood of DDPM's chain (2006.11239, eq. 5), with a learned variance or without."""
+"""The variational bound on the log-likelihood of DDPM's chain (2006.11239, eq. 5), with or without a learned variance."""
 
 import math
 from collections.abc import Callable
