@@ -19,7 +19,7 @@ from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.schedules import per_image
 from diffusion_lightning.times import Grid, TimeLaw
-from diffusion_lightning.types import Estimate, Generators, Params, RestorationBatch, as_estimate
+from diffusion_lightning.types import Denoise, Estimate, Generators, Params, RestorationBatch, as_estimate
 
 
 class RestorationModule(LightningModule):
@@ -106,8 +106,12 @@ class RestorationModule(LightningModule):
             on_step: Called with every step of the walk.
         """
         rule = sampler or self.sampler
-        denoise = self._bounded if self.clip else self
-        return rule(denoise, self.degradation, x, params, generator, start, on_step=on_step)
+        return rule(self.restorer, self.degradation, x, params, generator, start, on_step=on_step)
+
+    @property
+    def restorer(self) -> Denoise:
+        """What walks ask for x̂_0: the module, with its guesses bounded if ``clip`` says so."""
+        return self._bounded if self.clip else self
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The restoration loss of a batch."""

@@ -96,7 +96,9 @@ class Likelihood(Look):
         if self.method == "bound":
             steps = len(chain_times(module.degradation, self.steps)) - 1
             with _progress(trainer, steps) as advance:
-                bound = variational_bound(module, module.degradation, clean, generators, steps, on_step=advance)
+                bound = variational_bound(
+                    module.restorer, module.degradation, clean, generators, steps, on_step=advance
+                )
             return bound.total
         steps = self.steps or FLOW_STEPS
         images = dequantize(clean, generators)

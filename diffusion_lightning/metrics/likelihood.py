@@ -130,7 +130,7 @@ def _guess_and_trace(denoise: Denoise, x: Tensor, t: Tensor, probes: Tensor) -> 
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         guess = as_estimate(denoise(x, t)).x0.to(x.dtype)
-        traces = []
+        traces: list[Tensor] = []
         for probe in probes.unbind(1):
             last = len(traces) == probes.shape[1] - 1
             (product,) = torch.autograd.grad(guess, x, probe, retain_graph=not last)

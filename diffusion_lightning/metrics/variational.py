@@ -1,4 +1,4 @@
-"""The variational bound on the log-likelihood of DDPM's chain (2006.11239, eq. 5), with or without a learned variance."""
+"""The variational bound on the log-likelihood of DDPM's chain (2006.11239, eq. 5), its variance learned or not."""
 
 import math
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def variational_bound(
 ) -> Bound:
     """An unbiased estimate of the bound, from one draw of x_t at each of the chain's times.
 
-    The chain is the one that the sampler DDPM walks in as many steps: fewer than T make another model, with a bound of
-    its own.
+    Fewer steps than T make another chain, with a bound of its own. Its last step is that from t = 1/T all the same, of
+    which a network that tells its variance has learnt how finely grey levels are told apart.
 
     Args:
         denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0 or an ``Estimate``.
@@ -71,10 +71,9 @@ def variational_bound(
         z = rng.normal(x.shape, generator, like=x)
         seen = per_image(degradation.alpha(t), clean) * clean + per_image(degradation.sigma(t), clean) * z
         told = as_estimate(denoise(seen.to(x.dtype), t.to(torch.promote_types(x.dtype, torch.float32))))
-        log_variance = told.log_variance
-        if log_variance is None:
-            log_variance = per_image(_untold(degradation, times, i, variance).to(x.device).expand(len(x)), clean)
-        term = bits * bound_term(degradation, clean, told.x0.double(), log_variance.double(), t, s)
+        untold = per_image(_untold(degradation, times, i, variance).to(x.device).expand(len(x)), clean)
+        log_variance = untold if told.log_variance is None else told.log_variance.double()
+        term = bits * bound_term(degradation, clean, told.x0.double(), log_variance, t, s)
         if i == 1:
             decoder = term
         else:
@@ -87,7 +86,7 @@ def variational_bound(
 
 
 def chain_times(degradation: Degradation, steps: int | None) -> list[float]:
-    """The steps + 1 rising times of the chain, on the grid k/T and as even as it allows.
+    """The steps + 1 rising times of the chain, on the grid k/T: 0, 1/T, and on to 1 as evenly as it allows.
 
     Raises:
         ValueError: The degradation has no Gaussian posterior, or the steps are out of range.
@@ -100,7 +99,8 @@ def chain_times(degradation: Degradation, steps: int | None) -> list[float]:
     number = degradation.steps if steps is None else steps
     if not 2 <= number <= degradation.steps:
         raise ValueError(f"steps={number}: the bound's chain has 2 steps at least and T = {degradation.steps} at most")
-    return [round(i * degradation.steps / number) / degradation.steps for i in range(number + 1)]
+    stride = (degradation.steps - 1) / (number - 1)
+    return [0.0, *(round(1 + i * stride) / degradation.steps for i in range(number))]
 
 
 def _untold(degradation: Degradation, times: list[float], i: int, variance: str) -> Tensor:

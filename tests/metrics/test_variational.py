@@ -74,14 +74,26 @@ def test_the_bound_of_a_gaussian_s_chain_is_its_closed_form(schedule, steps):
     assert spread < 0.02 * found.mean().item()
 
 
-def test_a_restorer_that_is_right_and_sure_pays_the_end_alone():
-    """x̂_0 = x_0 with a variance of hardly anything: every KL is 0, and the grey level is certain."""
+def test_a_restorer_that_is_right_and_sure_pays_nothing_for_the_steps():
+    """x̂_0 = x_0 with a variance of hardly anything: every KL between is 0."""
     degradation, clean = GaussianNoise(10), grey(3)
     sure = torch.full_like(clean, -40.0)
-    bits = variational_bound(lambda x, t: Estimate(clean, sure), degradation, clean, keyed_generator(1)).total
+    bound = variational_bound(lambda x, t: Estimate(clean, sure), degradation, clean, keyed_generator(1))
     alpha, sigma = numbers(degradation, 10)
     end = (alpha**2 * clean.square() / sigma**2 / 2).flatten(1).mean(1) / math.log(2)
-    assert torch.allclose(bits, end, rtol=0, atol=1e-9)
+    assert torch.allclose(bound.prior, end, rtol=1e-12)
+    assert bound.steps.abs().max() < 1e-9
+    assert torch.equal(bound.total, bound.prior + bound.steps + bound.decoder)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 40])
+def test_the_last_step_of_every_chain_is_that_from_the_first_grid_point(steps):
+    times = chain_times(GaussianNoise(40), steps)
+    assert len(times) == steps + 1
+    assert times[:2] == [0, 1 / 40]
+    assert times[-1] == 1
+    strides = [b - a for a, b in itertools.pairwise(times[1:])]
+    assert max(strides) - min(strides) < 1.01 / 40
 
 
 def test_image_i_has_the_same_bound_in_any_batch():
