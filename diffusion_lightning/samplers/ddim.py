@@ -45,7 +45,8 @@ class DDIM(Sampler):
     def step(self, walk: Walk, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
         """With η = 1 and a restorer that tells its variance v, draw from ∫ q(x_s | x_t, x_0) N(x_0; x̂_0, v) dx_0.
 
-        Its variance is ζ² + (α_s − κ α_t)² v: from β̃_t for v = 0 to β_t, which VP and VE have at v = σ_t² (2102.09672, sec. 3.1).
+        Its variance is ζ² + (α_s − κ α_t)² v: from β̃_t for v = 0 to β_t, which VP and VE have at v = σ_t²
+        (2102.09672, sec. 3.1).
         """
         estimate = walk.guess(x, t)
         kappa, zeta = self.coefficients(walk.degradation, t, s)
