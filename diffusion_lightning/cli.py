@@ -33,6 +33,15 @@ from diffusion_lightning.trainer import DiffusionTrainer
 WITHOUT_DATA = ("generate", "restore")
 WITHOUT_LOGS = ("generate", "restore", "preview", "compare", "predict")
 
+UNION = (
+    (r"- Expected a path but \S+ either not accessible or invalid - ", ""),
+    (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - ", ""),
+    (r" - Expected a <class 'NoneType'>", ""),
+    (r" Given value type: .*?(?= \(see --help\)|$)", ""),
+    (r"Expected a dot import path string: (\S+)", r"there is no class \1: give its name or its import path"),
+)
+"""What jsonargparse says of a value that fits none of several types, and the part that helps."""
+
 
 class Parser(LightningArgumentParser):
     """Lightning's parser, whose errors are one line."""
@@ -154,7 +163,10 @@ def one_line(message: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", message).strip()
     if "Traceback (most recent call last)" in plain:
         plain = plain.splitlines()[-1].partition(": ")[2] or plain
-    return " ".join(plain.split())
+    plain = " ".join(plain.split())
+    for pattern, shorter in UNION:
+        plain = re.sub(pattern, shorter, plain)
+    return plain
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
