@@ -31,7 +31,7 @@ class HybridBound(L2):
 
     def check(self, degradation: Degradation) -> None:
         """Refuse degradations without a Gaussian posterior."""
-        if not (degradation.hot and degradation.gaussian_noise):
+        if not degradation.hot_gaussian:
             raise ValueError(
                 "HybridBound needs a degradation α_t x + σ_t z with Gaussian z and "
                 f"{type(degradation).__name__} is none: use L1 or L2"

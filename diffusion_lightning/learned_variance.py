@@ -48,7 +48,7 @@ class LearnedVariance(Parameterization):
         """Refuse degradations that have no β̃ < β at every step."""
         self.base.check(degradation)
         name = type(degradation).__name__
-        if not (degradation.hot and degradation.gaussian_noise):
+        if not degradation.hot_gaussian:
             raise ValueError(
                 f"LearnedVariance needs a degradation α_t x + σ_t z with Gaussian z and {name} is none: "
                 f"use its base alone, {type(self.base).__name__}"

@@ -1,7 +1,7 @@
 """The LightningModule: it owns the five parts, trains the denoiser by the restoration loss, and walks back to t = 0."""
 
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -107,6 +107,21 @@ class RestorationModule(LightningModule):
         """
         rule = sampler or self.sampler
         return rule(self.restorer, self.degradation, x, params, generator, start, on_step=on_step)
+
+    def starts(self, indices: Iterable[int] | Tensor, seed: int) -> tuple[Tensor, Params]:
+        """x_1 and its params from the prior: image i is the same in any batch and on any number of devices."""
+        return self.prior.sample(self.degradation, image_generators(seed, indices, "generation"), self.device)
+
+    def generate(
+        self,
+        indices: Iterable[int] | Tensor,
+        seed: int,
+        sampler: Sampler | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Tensor:
+        """The generated images of these numbers, with the draws that ``predict_step`` has for them."""
+        x, params = self.starts(indices, seed)
+        return self.walk(x, 1.0, params, image_generators(seed, indices, "walk"), sampler, on_step)
 
     @property
     def restorer(self) -> Denoise:

@@ -152,7 +152,7 @@ class _Exploding(NoiseSchedule):
     def __call__(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """(1, σ)."""
         u = grid_position(t, steps)
-        share = ((u - 1) / max(steps - 1, 1)).clamp(0, 1) if steps > 1 else torch.ones_like(u)
+        share = ((u - 1) / (steps - 1)).clamp(0, 1) if steps > 1 else torch.ones_like(u)
         return torch.ones_like(u), self.between(share) * u.clamp(max=1)
 
 

@@ -30,6 +30,15 @@ class Posterior(NamedTuple):
     beta: Tensor
 
 
+def check_density(degradation: Degradation, what: str = "a likelihood") -> None:
+    """Raise a ``ValueError`` where no density can be computed: anywhere but at α_t x + σ_t z with Gaussian z."""
+    if not degradation.hot_gaussian:
+        raise ValueError(
+            f"{what} needs a degradation α_t x + σ_t z with Gaussian z and {type(degradation).__name__} is none: "
+            "such a model has no density in closed form, judge it by FID"
+        )
+
+
 def posterior(degradation: Degradation, t: Tensor, s: Tensor) -> Posterior:
     """The posterior of the steps from t to s < t, (B,) each, of a hot degradation."""
     t, s = t.double(), s.double()

@@ -178,7 +178,7 @@ class DiffusionTrainer(Trainer):
         """
         module = _restoration(model)
         default: list[Sampler] = [ProbabilityFlow()]
-        if module.degradation.hot and module.degradation.gaussian_noise:
+        if module.degradation.hot_gaussian:
             default.append(DDPM())
         rules = samplers or default
         for rule in rules:

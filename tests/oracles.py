@@ -115,6 +115,17 @@ class FiniteSetOracle:
         return torch.einsum("nb,nchw->bchw", weights, self.images.to(x.dtype))
 
 
+def product_of_gaussians(alpha_t, variance_t, alpha_s, variance_s, x0, xt):
+    """Mean and variance of q(x_s | x_t, x_0) ∝ N(x_s; α_s x_0, σ_s²) N(x_t; r x_s, σ_t² − r² σ_s²), r = α_t/α_s.
+
+    Bayes' rule in the precision of the numbers given.
+    """
+    ratio = alpha_t / alpha_s
+    step = variance_t - ratio**2 * variance_s
+    precision = 1 / variance_s + ratio**2 / step
+    return (alpha_s * x0 / variance_s + ratio * xt / step) / precision, 1 / precision
+
+
 def linear_map(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
     """The matrix (n, n) of a linear or affine function of a batch of images of this shape, n = C·H·W, float64."""
     size = torch.Size(shape).numel()

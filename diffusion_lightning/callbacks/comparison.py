@@ -4,7 +4,6 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from lightning.pytorch import Trainer
 from rich import get_console
 from rich.progress import Progress
@@ -13,7 +12,6 @@ from torch import nn
 
 from diffusion_lightning.callbacks.base import Look, score_name
 from diffusion_lightning.module import RestorationModule
-from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers import Even, Sampler
 from diffusion_lightning.types import RestorationBatch
 
@@ -80,7 +78,7 @@ class Comparison(Look):
                 counted: list[int] = []
                 hook = module.register_forward_hook(lambda *_, counted=counted: counted.append(1))
                 for indices in parts:
-                    self.distances.update(name, self._generate(module, indices, rule))
+                    self.distances.update(name, module.generate(indices, self.seed, rule))
                     progress.advance(task)
                 hook.remove()
                 calls[name] = len(counted) // max(len(parts), 1)
@@ -98,12 +96,6 @@ class Comparison(Look):
             plotted = _plot(self.points, score, self.output / "samplers.png")
             told = f"{self.output / 'samplers.csv'}  {plotted}"
             get_console().print(told, soft_wrap=True)
-
-    def _generate(self, module: RestorationModule, indices: range, rule: Sampler) -> torch.Tensor:
-        x, params = module.prior.sample(
-            module.degradation, image_generators(self.seed, indices, "generation"), module.device
-        )
-        return module.walk(x, 1.0, params, image_generators(self.seed, indices, "walk"), rule)
 
 
 def label(sampler: Sampler) -> str:

@@ -1,7 +1,5 @@
 """Generation during validation: a grid, a trajectory, and the Fréchet distance of generated from held-out images."""
 
-from collections.abc import Callable
-
 import torch
 from lightning.pytorch import Trainer
 from rich import get_console
@@ -9,7 +7,6 @@ from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name
 from diffusion_lightning.module import RestorationModule
-from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.sheets import grid, sheet
 from diffusion_lightning.types import RestorationBatch
@@ -66,7 +63,7 @@ class Generation(Look):
         first = follow if trainer.is_global_zero and self.trajectories > 0 else None
         for start in range(0, len(share), self.batch_size):
             indices = share[start : start + self.batch_size]
-            images = self._generate(module, indices, first if start == 0 else None)
+            images = module.generate(indices, self.seed, self.sampler, first if start == 0 else None)
             kept.append(images)
             if self.distances is not None:
                 self.distances.update("generated", images)
@@ -82,12 +79,6 @@ class Generation(Look):
                 times, strip = zip(*_spread(points, 9), strict=True)
                 publish(trainer, folder, "trajectory", sheet(torch.stack(strip, 1), [f"t={t:.2f}" for t in times]))
             get_console().print("  ".join(told), soft_wrap=True)
-
-    def _generate(self, module: RestorationModule, indices: range, on_step: Callable[[Step], None] | None) -> Tensor:
-        generators = image_generators(self.seed, indices, "generation")
-        x, params = module.prior.sample(module.degradation, generators, module.device)
-        steps = image_generators(self.seed, indices, "walk")  # as predict_step has them
-        return module.walk(x, 1.0, params, steps, self.sampler, on_step)
 
     def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:
         """The first ``pictures`` images in order, on every rank: rank r has made images r, r + world size, …"""

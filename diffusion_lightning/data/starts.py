@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from diffusion_lightning.datasets.folder import find_pictures
 from diffusion_lightning.images import from_uint8, read_picture
-from diffusion_lightning.rng import image_generators
 from diffusion_lightning.types import RestorationBatch
 
 
@@ -68,8 +67,7 @@ class Drawn(Starts):
         """x_1 from the prior."""
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
-        generators = image_generators(self.seed, batch, "generation")
-        x, params = module.prior.sample(module.degradation, generators, module.device)
+        x, params = module.starts(batch, self.seed)
         return RestorationBatch(x, x, torch.ones(len(x), device=x.device), None, params, batch)
 
 

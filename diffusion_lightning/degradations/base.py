@@ -103,6 +103,11 @@ class Degradation(nn.Module, ABC):
         """Whether x_t = α_t x_0 + σ_t z with σ_t > 0 for t > 0, from wherever z comes."""
         return self.scalar and self.noisy
 
+    @property
+    def hot_gaussian(self) -> bool:
+        """Whether x_t = α_t x_0 + σ_t z with Gaussian z: what ancestral steps, churn and likelihoods need."""
+        return self.hot and self.gaussian_noise
+
     def noise_level(self, t: Tensor) -> Tensor:
         """The noise in units of the image's own scale (B,): σ_t/α_t where D_t = α_t·x, else σ_t."""
         return self.sigma(t) / self.alpha(t) if self.scalar else self.sigma(t)

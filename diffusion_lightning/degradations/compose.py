@@ -35,7 +35,7 @@ class Compose(Degradation):
         super().__init__(steps or max(part.steps for part in parts), noise, noise_floor)
         if noisy := next((type(part).__name__ for part in parts if part.noisy), None):
             raise ValueError(f"the part {noisy} has noise, which Compose adds last: give Compose the noise instead")
-        if schedule is not None and self.noisy:
+        if schedule is not None and super().noisy:
             raise ValueError(
                 f"noise={noise}, noise_floor={noise_floor}: leave them out, the schedule says how noise grows"
             )
@@ -53,7 +53,7 @@ class Compose(Degradation):
     @property
     def noisy(self) -> bool:
         """Whether σ_t > 0 for t > 0."""
-        return super().noisy or getattr(self, "schedule", None) is not None
+        return super().noisy or self.schedule is not None
 
     def sigma(self, t: Tensor) -> Tensor:
         """σ_t (B,) of the schedule, if there is one."""

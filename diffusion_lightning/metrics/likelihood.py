@@ -9,16 +9,8 @@ from torch import Tensor
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.images import to_uint8
+from diffusion_lightning.posterior import check_density
 from diffusion_lightning.types import Denoise, Generators, as_estimate
-
-
-def check_density(degradation: Degradation) -> None:
-    """Raise a ``ValueError`` where no density can be computed: anywhere but at α_t x + σ_t z with Gaussian z."""
-    if not (degradation.hot and degradation.gaussian_noise):
-        raise ValueError(
-            f"a likelihood needs a degradation α_t x + σ_t z with Gaussian z and {type(degradation).__name__} is none: "
-            "such a model has no density in closed form, judge it by FID"
-        )
 
 
 def flow_log_likelihood(

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_lightning import rng
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.images import from_uint8, to_uint8
-from diffusion_lightning.posterior import bound_term, posterior
+from diffusion_lightning.posterior import bound_term, check_density, posterior
 from diffusion_lightning.schedules import per_image
 from diffusion_lightning.types import Denoise, Generators, as_estimate
 
@@ -91,11 +91,7 @@ def chain_times(degradation: Degradation, steps: int | None) -> list[float]:
     Raises:
         ValueError: The degradation has no Gaussian posterior, or the steps are out of range.
     """
-    if not (degradation.hot and degradation.gaussian_noise):
-        raise ValueError(
-            f"the bound needs a degradation α_t x + σ_t z with Gaussian z and {type(degradation).__name__} is none: "
-            "such a model has no density in closed form, judge it by FID"
-        )
+    check_density(degradation, "the bound")
     number = degradation.steps if steps is None else steps
     if not 2 <= number <= degradation.steps:
         raise ValueError(f"steps={number}: the bound's chain has 2 steps at least and T = {degradation.steps} at most")

@@ -26,7 +26,7 @@ class DDIM(Sampler):
 
     def check(self, degradation: Degradation) -> None:
         """With η > 0, refuse what is not α_t x + σ_t z with Gaussian z."""
-        if self.eta > 0 and not (degradation.hot and degradation.gaussian_noise):
+        if self.eta > 0 and not degradation.hot_gaussian:
             raise ValueError(
                 f"{type(self).__name__} with eta={self.eta} adds Gaussian noise, which needs a degradation "
                 f"α_t x + σ_t z and {type(degradation).__name__} is none: use ProbabilityFlow or Cold"

@@ -66,7 +66,7 @@ class Heun(Sampler):
     def check(self, degradation: Degradation) -> None:
         """Churn needs α_t x + σ_t z with Gaussian z, an average of slopes any z."""
         name = type(degradation).__name__
-        if self.churn > 0 and not (degradation.hot and degradation.gaussian_noise):
+        if self.churn > 0 and not degradation.hot_gaussian:
             raise ValueError(
                 f"Heun with churn={self.churn} adds Gaussian noise, which needs a degradation α_t x + σ_t z and {name} "
                 "is none: use churn=0"

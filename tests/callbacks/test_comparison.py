@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks.runs import Stored, Tiny, fail, files, run, tiny_module, tiny_trainer
-from torch import Tensor, nn
+from callbacks.runs import Corner, Stored, Tiny, fail, files, run, tiny_module, tiny_trainer
 
 from diffusion_lightning.callbacks import Comparison, Generation
 from diffusion_lightning.callbacks.comparison import label
@@ -14,15 +13,6 @@ from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, ProbabilityFlow, Quadratic
 
 pytest_plugins = ["callbacks.runs"]
-
-
-class Corner(nn.Module):
-    """Four pixels as features."""
-
-    num_features = 4
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return pictures[:, 0, :2, :2].flatten(1).float()
 
 
 def fitted_module():

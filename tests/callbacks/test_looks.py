@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from callbacks.runs import Stored, Tiny, blur, files, picture, tiny_module, tiny_trainer
+from callbacks.runs import Corner, Stored, Tiny, blur, files, picture, tiny_module, tiny_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import Tensor, nn
@@ -18,19 +18,6 @@ from diffusion_lightning.data import degrade
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers import Direct
 from diffusion_lightning.sheets import grid
-
-
-class Corner(nn.Module):
-    """Four pixels as features; remembers whether it was asked to train."""
-
-    num_features = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return pictures[:, 0, :2, :2].flatten(1) * self.scale
 
 
 class Perfect(RestorationModule):

@@ -5,6 +5,7 @@ import itertools
 import mpmath
 import pytest
 import torch
+from oracles import product_of_gaussians
 
 from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
 from diffusion_lightning.rng import keyed_generator
@@ -43,13 +44,10 @@ def test_ddpm_s_step_is_the_product_of_the_two_gaussians(schedule, span):
         with mpmath.workdps(50):
             alpha_t, alpha_s = (mpmath.sqrt(mpmath.mpf(alpha_bar[i])) for i in (k, k - span))
             variance_t, variance_s = 1 - alpha_t**2, 1 - alpha_s**2
-            ratio = alpha_t / alpha_s
-            step = variance_t - ratio**2 * variance_s
-            precision = 1 / variance_s + ratio**2 / step
             x0, xt = mpmath.mpf("0.37"), mpmath.mpf("-1.21")
-            mean = (alpha_s * x0 / variance_s + ratio * xt / step) / precision
+            mean, variance = product_of_gaussians(alpha_t, variance_t, alpha_s, variance_s, x0, xt)
             assert abs(alpha_s * x0 + kappa * (xt - alpha_t * x0) - mean) < 1e-12
-            assert abs(mpmath.mpf(zeta) ** 2 - 1 / precision) < 1e-12
+            assert abs(mpmath.mpf(zeta) ** 2 - variance) < 1e-12
 
 
 @every_schedule

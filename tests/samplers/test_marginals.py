@@ -6,7 +6,7 @@ from functools import cache
 import mpmath
 import pytest
 import torch
-from oracles import GaussianOracle
+from oracles import GaussianOracle, product_of_gaussians
 
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.noise_schedules import VE, VP, SubVP
@@ -30,13 +30,10 @@ def test_ddpm_s_step_is_the_product_of_the_two_gaussians_on_every_schedule(sched
         with mpmath.workdps(50):
             alpha_t, alpha_s = (mpmath.mpf(alpha_at(degradation, u)) for u in (t, s))
             variance_t, variance_s = (mpmath.mpf(sigma_at(degradation, u)) ** 2 for u in (t, s))
-            ratio = alpha_t / alpha_s
-            step = variance_t - ratio**2 * variance_s
-            precision = 1 / variance_s + ratio**2 / step
             x0, xt = mpmath.mpf("0.37"), mpmath.mpf("-1.21")
-            mean = (alpha_s * x0 / variance_s + ratio * xt / step) / precision
+            mean, variance = product_of_gaussians(alpha_t, variance_t, alpha_s, variance_s, x0, xt)
             assert abs(alpha_s * x0 + kappa * (xt - alpha_t * x0) - mean) < 1e-12
-            assert abs(mpmath.mpf(zeta) ** 2 - 1 / precision) < 1e-12
+            assert abs(mpmath.mpf(zeta) ** 2 - variance) < 1e-12
 
 
 @cache
