@@ -11,6 +11,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from diffusion_lightning.conditioning.base import Conditioner
+from diffusion_lightning.conditioning.guidance import Guidance
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.losses import RestorationLoss
 from diffusion_lightning.module import RestorationModule
@@ -74,6 +76,8 @@ class AdversarialModule(RestorationModule):
         sampler: How to walk from degraded to clean; the probability flow with the degradation's own steps by default.
         prior: Where generation starts; a Gaussian on the channel means by default.
         times: Which severities training draws; t = k/T with uniform k by default.
+        conditioner: What makes of labels or captions what the denoiser is told; it is told nothing if None.
+        guidance: How walks follow the condition; as the denoiser was trained, if None.
         clip: Whether walks bound every x̂_0 to [-1, 1].
         optimizer: Built with the denoiser's parameters; AdamW with learning rate 1e-3 by default.
         discriminator_optimizer: Built with the discriminator's parameters; Adam with learning rate 1e-4 and betas
@@ -92,6 +96,8 @@ class AdversarialModule(RestorationModule):
         sampler: Sampler | None = None,
         prior: Prior | None = None,
         times: TimeLaw | None = None,
+        conditioner: Conditioner | None = None,
+        guidance: Guidance | None = None,
         clip: bool = False,
         optimizer: OptimizerCallable | None = None,
         discriminator_optimizer: OptimizerCallable | None = None,
@@ -100,7 +106,18 @@ class AdversarialModule(RestorationModule):
         if not 0 <= adversarial_weight < float("inf"):
             raise ValueError(f"adversarial_weight={adversarial_weight}: choose a finite number of at least 0")
         super().__init__(
-            degradation, denoiser, parameterization, loss, sampler, prior, times, clip, optimizer, lr_scheduler
+            degradation,
+            denoiser,
+            parameterization,
+            loss,
+            sampler,
+            prior,
+            times,
+            conditioner,
+            guidance,
+            clip,
+            optimizer,
+            lr_scheduler,
         )
         self.automatic_optimization = False
         self.discriminator = discriminator

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 # Short class names on the command line and in YAML are those of the imported subclasses.
 import diffusion_lightning.bounds
 import diffusion_lightning.callbacks
+import diffusion_lightning.conditioning
 import diffusion_lightning.denoisers
 import diffusion_lightning.learned_variance
 import diffusion_lightning.metrics  # noqa: F401

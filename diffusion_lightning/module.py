@@ -10,6 +10,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
 
+from diffusion_lightning.conditioning.base import Conditioner, Told
+from diffusion_lightning.conditioning.guidance import Guidance, bounded
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.losses import L1, RestorationLoss
 from diffusion_lightning.parameterization import X0, Parameterization
@@ -19,7 +22,7 @@ from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.schedules import per_image
 from diffusion_lightning.times import Grid, TimeLaw
-from diffusion_lightning.types import Denoise, Estimate, Generators, Params, RestorationBatch, as_estimate
+from diffusion_lightning.types import Denoise, Estimate, Generators, Params, RestorationBatch
 
 
 class RestorationModule(LightningModule):
@@ -33,6 +36,8 @@ class RestorationModule(LightningModule):
         sampler: How to walk from degraded to clean; the probability flow with the degradation's own steps by default.
         prior: Where generation starts; a Gaussian on the channel means by default.
         times: Which severities training draws; t = k/T with uniform k by default.
+        conditioner: What makes of labels or captions what the denoiser is told; it is told nothing if None.
+        guidance: How walks follow the condition; as the denoiser was trained, if None.
         clip: Whether walks bound every x̂_0 to [-1, 1], as the code of DDPM does: where α_t is small, small errors of ε
             are large ones of x̂_0.
         optimizer: Built with the denoiser's parameters; AdamW with learning rate 1e-3 by default.
@@ -49,6 +54,8 @@ class RestorationModule(LightningModule):
         sampler: Sampler | None = None,
         prior: Prior | None = None,
         times: TimeLaw | None = None,
+        conditioner: Conditioner | None = None,
+        guidance: Guidance | None = None,
         clip: bool = False,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -66,22 +73,26 @@ class RestorationModule(LightningModule):
         self.sampler = sampler or ProbabilityFlow()
         self.prior = prior or ChannelMeans()
         self.times = times or Grid()
+        self.conditioner = conditioner
+        self.guidance = guidance
         self.clip = clip
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.on_walk_step: Callable[[Step], None] | None = None  # follows the walks of predict_step
         self.walk_seed = 0
-        for part in (self.parameterization, self.loss, self.sampler, self.times):
+        for part in (self.parameterization, self.loss, self.sampler, self.times, *([guidance] if guidance else [])):
             part.check(degradation)
 
-    def forward(self, x: Tensor, t: Tensor, condition: dict[str, Any] | None = None) -> Tensor | Estimate:
+    def forward(self, x: Tensor, t: Tensor, condition: Condition | Told | None = None) -> Tensor | Estimate:
         """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,).
 
-        An ``Estimate`` where the parameterization also tells its variance.
+        An ``Estimate`` where the parameterization also tells its variance. Without a conditioner the condition is not
+        heard.
         """
         numbers = self.parameterization.coefficients(self.degradation, t)
         with self._precision():
-            output = self.denoiser((per_image(numbers.scale_in, x) * x).to(self._network_dtype(x)), numbers.time)
+            scaled = (per_image(numbers.scale_in, x) * x).to(self._network_dtype(x))
+            output = self.denoiser(scaled, numbers.time, *self._tell(condition, len(x)))
         with torch.autocast(x.device.type, enabled=False):
             output = output.to(torch.promote_types(x.dtype, torch.float32))
             return self.parameterization.restore(self.degradation, x, t, output, numbers)
@@ -94,6 +105,7 @@ class RestorationModule(LightningModule):
         generator: Generators = None,
         sampler: Sampler | None = None,
         on_step: Callable[[Step], None] | None = None,
+        condition: Condition | None = None,
     ) -> Tensor:
         """Walk the images x (B, C, H, W) from the severity ``start`` to 0: generation and restoration alike.
 
@@ -104,9 +116,10 @@ class RestorationModule(LightningModule):
             generator: For samplers that add noise.
             sampler: The rule; the module's own if None.
             on_step: Called with every step of the walk.
+            condition: What is told of the images.
         """
         rule = sampler or self.sampler
-        return rule(self.restorer, self.degradation, x, params, generator, start, on_step=on_step)
+        return rule(self.restorer(condition), self.degradation, x, params, generator, start, on_step=on_step)
 
     def starts(self, indices: Iterable[int] | Tensor, seed: int) -> tuple[Tensor, Params]:
         """x_1 and its params from the prior: image i is the same in any batch and on any number of devices."""
@@ -118,15 +131,28 @@ class RestorationModule(LightningModule):
         seed: int,
         sampler: Sampler | None = None,
         on_step: Callable[[Step], None] | None = None,
+        condition: Condition | None = None,
     ) -> Tensor:
         """The generated images of these numbers, with the draws that ``predict_step`` has for them."""
         x, params = self.starts(indices, seed)
-        return self.walk(x, 1.0, params, image_generators(seed, indices, "walk"), sampler, on_step)
+        return self.walk(x, 1.0, params, image_generators(seed, indices, "walk"), sampler, on_step, condition)
 
-    @property
-    def restorer(self) -> Denoise:
-        """What walks ask for x̂_0: the module, with its guesses bounded if ``clip`` says so."""
-        return self._bounded if self.clip else self
+    def restorer(self, condition: Condition | None = None) -> Denoise:
+        """What walks ask for x̂_0: the module told a condition, guided, its guesses bounded if ``clip`` says so."""
+        if self.guidance is None:
+            denoise = self.hearing(condition)
+        else:
+            self.guidance.load(type(self).load_from_checkpoint, self.device)
+            denoise = self.guidance.guide(self.hearing, condition, self.degradation)
+        return bounded(denoise) if self.clip else denoise
+
+    def hearing(self, condition: Condition | None) -> Denoise:
+        """The denoiser that is told this, encoded once: (x_t, t) → x̂_0; of None one that is told nothing."""
+        if self.conditioner is None:
+            return self
+        with torch.no_grad(), self._precision():
+            told = self.conditioner.tell(condition)
+        return lambda x, t: self(x, t, told)
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The restoration loss of a batch."""
@@ -146,28 +172,36 @@ class RestorationModule(LightningModule):
     def predict_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """The images at the end of the walk from ``batch.degraded``, which all lie at the same t."""
         generators = None if batch.index is None else image_generators(self.walk_seed, batch.index, "walk")
-        return self.walk(batch.degraded, float(batch.t[0]), batch.params, generators, on_step=self.on_walk_step)
+        start, follow = float(batch.t[0]), self.on_walk_step
+        return self.walk(batch.degraded, start, batch.params, generators, None, follow, batch.condition)
 
     def on_fit_start(self) -> None:
-        """Fit the prior once, on rank zero, and give every rank the result."""
+        """Fit the prior once, on rank zero, and give every rank the result; likewise the conditioner."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
+            self.conditioner.fit(data.condition("train"))
+            self.conditioner.state = self.trainer.strategy.broadcast(self.conditioner.state)
         if self.prior.fitted:
             return
-        images = getattr(getattr(self.trainer, "datamodule", None), "clean_images", None)
-        if images is None:
+        if not hasattr(data, "clean_images"):
             raise ValueError(
                 "the prior is fitted to the data: use a DegradationDataModule, or call prior.fit before fit"
             )
         if self.trainer.is_global_zero:
-            self.prior.fit(images(self.prior.split, self.prior.limit), self.degradation)
+            self.prior.fit(data.clean_images(self.prior.split, self.prior.limit), self.degradation)
         self.prior.state = self.trainer.strategy.broadcast(self.prior.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the fitted prior."""
+        """Write what was fitted: the prior and the conditioner's."""
         checkpoint["prior"] = self.prior.state
+        if self.conditioner is not None:
+            checkpoint["conditioner"] = self.conditioner.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the fitted prior."""
+        """Read it."""
         self.prior.state = checkpoint.get("prior", {})
+        if self.conditioner is not None:
+            self.conditioner.state = checkpoint.get("conditioner", {})
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimizer is built with."""
@@ -195,9 +229,12 @@ class RestorationModule(LightningModule):
         value, count = (each.mean(), len(each) * self.trainer.world_size) if len(each) else (each.sum(), 0)
         self.log(f"{stage}/loss", value, prog_bar=True, batch_size=count, sync_dist=True)
 
-    def _bounded(self, x: Tensor, t: Tensor) -> Estimate:
-        estimate = as_estimate(self(x, t))
-        return estimate._replace(x0=estimate.x0.clamp(-1, 1))
+    def _tell(self, condition: Condition | Told | None, number: int) -> Iterable[Tensor | None]:
+        """What the network takes besides x_t and t: nothing without a conditioner, as it may take no more."""
+        if self.conditioner is None:
+            return ()
+        told = condition if isinstance(condition, Told) else self.conditioner.tell(condition)
+        return told.expand(number)
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         return next((p.dtype for p in self.denoiser.parameters() if p.is_floating_point()), x.dtype)

@@ -1,10 +1,12 @@
 """The batch that data modules hand to the module, and the types that several floors share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from diffusion_lightning.conditions import Condition
 
 Params = dict[str, Tensor]
 """Everything random about a degradation: batch-first tensors, drawn once an image."""
@@ -42,7 +44,7 @@ class RestorationBatch(NamedTuple):
             pictures), the degraded images stand in.
         degraded: The images x_t, of the same shape.
         t: The severity of each image, float32 (B,) in [0, 1].
-        condition: What the network is told besides x_t and t: tensors or lists of strings by name, or None.
+        condition: What the network may be told besides x_t and t: labels and captions by name, or None.
         params: The draws of the degradation that made ``degraded``; held over a trajectory.
         index: The position of each image in its data set, int64 (B,); -1 marks the padding that gives every process
             the same number of images, and is not scored.
@@ -51,6 +53,6 @@ class RestorationBatch(NamedTuple):
     clean: Tensor
     degraded: Tensor
     t: Tensor
-    condition: dict[str, Any] | None = None
+    condition: Condition | None = None
     params: Params | None = None
     index: Tensor | None = None  # type: ignore[assignment]  # the contract's name hides tuple.index

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "diffusion_lightning"
 NAME = PACKAGE.name
 
 FLOORS = {
+    "conditions": 0,
     "types": 0,
     "rng": 0,
     "images": 0,
@@ -24,10 +25,11 @@ FLOORS = {
     "degradations.corruptions.source": 0,
     "degradations.corruptions": 1,
     "degradations": 2,
-    "denoisers.base": 1,
-    "denoisers.blocks": 1,
+    "denoisers.blocks": 0,
+    "denoisers.stages": 1,
     "denoisers": 2,
     "conditioning.base": 2,
+    "conditioning.vocabulary": 2,
     "conditioning": 3,
     "times": 2,
     "posterior": 1,
@@ -56,7 +58,7 @@ FLOORS = {
 Within DESIGN's floor 6 the files stand in their order there: the command line on top of the trainer.
 """
 
-BASES = {"types", "images", "schedules", "samplers.grids", "parameterization", "losses"}
+BASES = {"conditions", "types", "images", "schedules", "samplers.grids", "parameterization", "losses"}
 """Modules besides those called ``base`` that their own floor may import."""
 
 LONGEST = 250

@@ -63,7 +63,9 @@ class Generation(Look):
         first = follow if trainer.is_global_zero and self.trajectories > 0 else None
         for start in range(0, len(share), self.batch_size):
             indices = share[start : start + self.batch_size]
-            images = module.generate(indices, self.seed, self.sampler, first if start == 0 else None)
+            told = trainer.datamodule.condition("val", indices)  # type: ignore[attr-defined]  # set by Lightning
+            follow_first = first if start == 0 else None
+            images = module.generate(indices, self.seed, self.sampler, follow_first, told)
             kept.append(images)
             if self.distances is not None:
                 self.distances.update("generated", images)

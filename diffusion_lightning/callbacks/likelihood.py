@@ -97,7 +97,7 @@ class Likelihood(Look):
             steps = len(chain_times(module.degradation, self.steps)) - 1
             with _progress(trainer, steps) as advance:
                 bound = variational_bound(
-                    module.restorer, module.degradation, clean, generators, steps, on_step=advance
+                    module.restorer(), module.degradation, clean, generators, steps, on_step=advance
                 )
             return bound.total
         steps = self.steps or FLOW_STEPS

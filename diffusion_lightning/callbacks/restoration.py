@@ -7,6 +7,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name
+from diffusion_lightning.conditions import take
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.metrics.restoration import RestorationScores
 from diffusion_lightning.module import RestorationModule
@@ -68,7 +69,8 @@ class RestorationTable(Look):
             if not guesses:
                 guesses.append(step.x0)
 
-        sampled = module.walk(end.degraded, 1.0, end.params, generators, self.sampler, first_guess)
+        told = take(batch.condition, chosen)
+        sampled = module.walk(end.degraded, 1.0, end.params, generators, self.sampler, first_guess, told)
         results = {"degraded": end.degraded, "direct": guesses[0], "sampled": sampled}
         if self.distances is not None:
             self.distances.update_real(clean)

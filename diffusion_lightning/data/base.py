@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.functional import center_crop
 
+from diffusion_lightning.conditions import Condition, forget
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.datasets.base import PictureDataset
 from diffusion_lightning.images import from_uint8, from_unit, image_size, to_unit
 from diffusion_lightning.rng import image_generators, keyed_generator
 from diffusion_lightning.types import RestorationBatch
 
-Item = tuple[Tensor, int]
+Item = tuple[Tensor, int, dict[str, int | str]]
+"""A picture, its position, and what may be told of it."""
 
 
 class DegradationDataModule(LightningDataModule, ABC):
@@ -95,6 +97,20 @@ class DegradationDataModule(LightningDataModule, ABC):
             chunk = [pictures[i].image for i in range(start, min(start + batch_size, number))]
             yield self._cropped(from_uint8(torch.stack(chunk)))
 
+    def condition(self, split: str, indices: Iterable[int] | None = None) -> Condition:
+        """What may be told of pictures of a split, of all by default: their labels and captions where it has any.
+
+        Positions past the end count from the start again.
+        """
+        pictures = self.dataset(split)
+        number = len(pictures)
+        return pictures.condition(range(number) if indices is None else [int(i) % number for i in indices])
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes, in the order of the labels; None where pictures have no labels."""
+        return self.dataset("train").classes
+
     def train_dataloader(self) -> DataLoader:
         """Shuffled under the key (seed, epoch); batches are full where there are enough pictures for one."""
         items = _Items(self.dataset("train"))
@@ -117,25 +133,28 @@ class DegradationDataModule(LightningDataModule, ABC):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> RestorationBatch:
-        """From (uint8 pictures, index) to the triple."""
+        """From (uint8 pictures, index, condition) to the triple."""
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
-        pictures, index = batch
+        pictures, index, told = batch
         degradation, number = module.degradation, len(pictures)
-        clean = from_uint8(pictures)
+        clean, condition = from_uint8(pictures), told or None
         if self.trainer.training:
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
             clean = self._cropped(self._augment(clean, *key))
             generator = keyed_generator(*key, "degradation", device=clean.device)
             t = module.times.sample(number, degradation, generator, clean.device)
-            return degrade(degradation, clean, t, generator, index)
+            if condition is not None and module.conditioner is not None:
+                draw = torch.rand(number, generator=keyed_generator(*key, "condition"))
+                condition = forget(condition, draw < module.conditioner.dropout)
+            return degrade(degradation, clean, t, generator, index, condition)
         clean = self._cropped(clean)
         generators = image_generators(self.seed, index)
         if self.trainer.predicting:
             t = torch.ones(number, device=clean.device)
         else:
             t = module.times.sample(number, degradation, generators, clean.device)
-        return degrade(degradation, clean, t, generators, index)
+        return degrade(degradation, clean, t, generators, index, condition)
 
     @property
     def _world_size(self) -> int:
@@ -184,4 +203,6 @@ class _Items(Dataset[Item]):
 
     def __getitem__(self, position: int) -> Item:
         real = position < len(self.pictures)
-        return self.pictures[position if real else 0].image, position if real else -1
+        image, label, caption = self.pictures[position if real else 0]
+        told = {"label": label, "caption": caption}
+        return image, position if real else -1, {name: value for name, value in told.items() if value is not None}

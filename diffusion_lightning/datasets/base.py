@@ -1,7 +1,7 @@
 """What every data set yields: a picture in uint8, and its label and caption where they exist."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.images import image_size
 
 
@@ -33,17 +34,28 @@ class PictureDataset(Dataset[Picture], ABC):
         channels: channels of each picture.
         classes: class names in the order of the labels, or None.
         labels: int64 (N,), the label of each item, or None; known without reading a picture.
+        captions: N texts, or None; likewise.
     """
 
     channels: int
     classes: list[str] | None = None
     labels: Tensor | None = None
+    captions: list[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> Picture: ...
+
+    def condition(self, indices: Iterable[int]) -> Condition:
+        """What may be told of these items: their labels and captions, as far as there are any."""
+        chosen, found = list(indices), Condition()
+        if self.labels is not None:
+            found["label"] = self.labels[chosen]
+        if self.captions is not None:
+            found["caption"] = [self.captions[index] for index in chosen]
+        return found
 
 
 class StoredPictures(PictureDataset):

@@ -1,4 +1,4 @@
-"""The parts of the U-Net: time features, residual block with adaptive group norm (2105.05233), attention, resampling.
+"""The parts of the U-Net: time features, residual block with adaptive group norm (2105.05233), resampling.
 
 The residual block is a transformer's pre-norm MLP (2002.04745) made of 3×3 convolutions: one norm and one activation
 for two convolutions, where most U-Nets have two of each. Norms and activations are bound by memory, and on a CPU they
@@ -79,62 +79,6 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.dropout(functional.silu(hidden)))
 
 
-class Attention(nn.Module):
-    """Self-attention over the pixels, as a residual branch. (B, C, H, W) to the same.
-
-    Args:
-        channels: Channels in and out, a multiple of 8. Heads are up to 64 channels wide.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heads = channels // math.gcd(channels, 64)
-        self.norm = nn.GroupNorm(channels // GROUP, channels)
-        self.query_key_value = nn.Linear(channels, 3 * channels)
-        self.output = zero(nn.Linear(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the pixels of x (B, C, H, W)."""
-        batch, channels, height, width = x.shape
-        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # a view if channels last
-        projected = self.query_key_value(pixels).view(batch, height * width, 3, self.heads, channels // self.heads)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-        mixed = self.output(mixed.reshape(batch, height * width, channels))
-        return x + mixed.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-class Stage(nn.Module):
-    """Residual blocks at one resolution, then perhaps attention.
-
-    Args:
-        channels: Channels in and out.
-        embedding: Width of the embedding.
-        blocks: Number of residual blocks.
-        attention: Whether self-attention ends the stage.
-        dropout: Dropout of the residual blocks.
-    """
-
-    def __init__(self, channels: int, embedding: int, blocks: int, attention: bool, dropout: float) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels, embedding, dropout) for _ in range(blocks))
-        self.attention = Attention(channels) if attention else None
-
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The stage's output, and every block's for the stage that mirrors this one.
-
-        Args:
-            x: Images (B, C, H, W).
-            embedding: (B, E).
-            skips: What the mirrored stage's blocks gave, in their order; added before this one's blocks, last first.
-        """
-        outputs = []
-        for index, block in enumerate(self.blocks):
-            x = block(x if skips is None else x + skips[-1 - index], embedding)
-            outputs.append(x)
-        return (x if self.attention is None else self.attention(x)), outputs
-
-
 class Downsample(nn.Conv2d):
     """Half the height and width, by a 3×3 convolution of stride 2.
 
@@ -145,6 +89,10 @@ class Downsample(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, stride=2, padding=1)
+
+    def forward(self, input: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Reduce (B, C, H, W) to (B, C', H/2, W/2); the embedding is not heard."""
+        return super().forward(input)
 
 
 class Upsample(nn.Conv2d):
@@ -158,6 +106,44 @@ class Upsample(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Enlarge (B, C, H, W) to (B, C', 2H, 2W)."""
-        return super().forward(functional.interpolate(input, scale_factor=2.0, mode="nearest"))
+    def forward(self, input: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Enlarge (B, C, H, W) to (B, C', 2H, 2W); the embedding is not heard."""
+        return super().forward(repeated(input))
+
+
+class ResidualResample(nn.Module):
+    """BigGAN's residual block that halves or doubles the resolution (1809.11096; ADM, 2105.05233, table 1).
+
+    Both branches are resampled by ``averaged`` or ``repeated``; the skip has a 1×1 convolution to the new channels.
+
+    Args:
+        inputs: Channels in, a multiple of 8.
+        outputs: Channels out.
+        embedding: Width of the embedding, which scales and shifts the norm as in ``ResidualBlock``.
+        up: Whether to double the resolution; else to halve it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, up: bool) -> None:
+        super().__init__()
+        self.resample = repeated if up else averaged
+        self.norm = nn.GroupNorm(inputs // GROUP, inputs, affine=False)
+        self.modulation = nn.Linear(embedding, 2 * inputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Resample x (B, C, H, W) as the embedding (B, E) says."""
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv1(self.resample(functional.silu(self.norm(x) * (1 + scale) + shift)))
+        return self.skip(self.resample(x)) + self.conv2(functional.silu(hidden))
+
+
+def repeated(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, 2H, 2W), each pixel four times."""
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def averaged(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, H/2, W/2), each pixel the mean of four."""
+    return functional.avg_pool2d(x, 2)

@@ -1,13 +1,17 @@
 """The U-Net of the package: DDPM's (2006.11239), with skips by addition and one norm to a block."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lightning.denoisers.blocks import GROUP, Downsample, Stage, TimeEmbedding, Upsample, zero
+from diffusion_lightning.denoisers.blocks import GROUP, Downsample, ResidualResample, TimeEmbedding, Upsample, zero
+from diffusion_lightning.denoisers.stages import Attention, CrossAttention, Stage
+
+Resample = Literal["convolution", "residual"]
 
 
 class UNet(nn.Module):
@@ -31,6 +35,11 @@ class UNet(nn.Module):
             quarter. None is the coarsest level alone, [] no attention.
         dropout: Probability of dropping an activation inside the residual blocks, in [0, 1).
         condition_dim: Width of the condition `vector`, which is added to the embedding of t; 0 for no condition.
+        token_dim: Width of the condition `tokens`, to which the pixels attend; 0 for no tokens.
+        cross_attention: Downsampling factors of the levels that attend to the tokens; None is those with
+            self-attention.
+        head_channels: Channels of an attention head, where they divide those of the level.
+        resample: How resolutions change: by a convolution, or by BigGAN's residual blocks as in ADM (2105.05233).
         out_channels: Channels of the output; None is as many as `channels`.
     """
 
@@ -43,32 +52,56 @@ class UNet(nn.Module):
         attention: Sequence[int] | None = None,
         dropout: float = 0.0,
         condition_dim: int = 0,
+        token_dim: int = 0,
+        cross_attention: Sequence[int] | None = None,
+        head_channels: int = 64,
+        resample: Resample = "convolution",
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
         _check(channels, width, multipliers, blocks, dropout, condition_dim, out_channels)
+        _check_attention(token_dim, cross_attention, head_channels)
+        if resample not in get_args(Resample):
+            raise ValueError(f"resample must be convolution or residual, got {resample}")
         factors = [2**level for level in range(len(multipliers))]
         attention = factors[-1:] if attention is None else attention
-        if unreached := sorted(set(attention) - set(factors)):
-            raise ValueError(f"attention {unreached} is at no level: {len(factors)} multipliers make factors {factors}")
+        heard = (attention if cross_attention is None else cross_attention) if token_dim else []
+        for name, chosen in (("attention", attention), ("cross_attention", heard)):
+            if unreached := sorted(set(chosen) - set(factors)):
+                raise ValueError(
+                    f"{name} {unreached} is at no level: {len(factors)} multipliers make factors {factors}"
+                )
         self.channels = channels
         self.factor = factors[-1]
         self.condition_dim = condition_dim
+        self.token_dim = token_dim
         embedding = 2 * width
         widths = [width * multiplier for multiplier in multipliers]
 
         def stages() -> nn.ModuleList:
             return nn.ModuleList(
-                Stage(channels, embedding, blocks, factor in attention, dropout)
+                Stage(
+                    channels,
+                    embedding,
+                    blocks,
+                    dropout,
+                    Attention(channels, head_channels) if factor in attention else None,
+                    CrossAttention(channels, token_dim, head_channels) if factor in heard else None,
+                )
                 for channels, factor in zip(widths, factors, strict=True)
             )
+
+        def resamplers(pairs: Iterable[tuple[int, int]], up: bool) -> nn.ModuleList:
+            if resample == "residual":
+                return nn.ModuleList(ResidualResample(*pair, embedding, up) for pair in pairs)
+            return nn.ModuleList((Upsample if up else Downsample)(*pair) for pair in pairs)
 
         self.time = TimeEmbedding(width, embedding)
         self.condition = nn.Linear(condition_dim, embedding) if condition_dim else None
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = stages()
-        self.downsample = nn.ModuleList(Downsample(fine, coarse) for fine, coarse in pairwise(widths))
-        self.upsample = nn.ModuleList(Upsample(coarse, fine) for fine, coarse in pairwise(widths))
+        self.downsample = resamplers(pairwise(widths), up=False)
+        self.upsample = resamplers(((coarse, fine) for fine, coarse in pairwise(widths)), up=True)
         self.up = stages()
         self.norm = nn.GroupNorm(widths[0] // GROUP, widths[0])
         self.output = zero(nn.Conv2d(widths[0], channels if out_channels is None else out_channels, 3, padding=1))
@@ -80,7 +113,7 @@ class UNet(nn.Module):
             x: Images, float (B, C, H, W).
             t: Severities, float32 (B,) in [0, 1].
             vector: Conditions, float (B, condition_dim); None counts as zeros.
-            tokens: Must be None: kept for cross-attention.
+            tokens: Conditions in parts, float (B, L, token_dim); of None the pixels attend to themselves alone.
 
         Returns:
             (B, out_channels, H, W).
@@ -95,8 +128,11 @@ class UNet(nn.Module):
                 f"expected {self.channels} channel{'s' * (self.channels > 1)}, got {x.shape[1]}: "
                 f"set --model.denoiser.channels {x.shape[1]}"
             )
-        if tokens is not None:
-            raise ValueError("UNet has no cross-attention for tokens: give the condition as a vector")
+        if tokens is not None and tokens.shape[-1] != self.token_dim:
+            raise ValueError(
+                f"the network attends to tokens of width {self.token_dim}, got {tokens.shape[-1]}: "
+                f"set --model.denoiser.token_dim {tokens.shape[-1]}"
+            )
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
         if x.device.type == "cpu":  # convolutions are up to 1.4 times as fast there; elsewhere group norm undoes it
@@ -106,11 +142,11 @@ class UNet(nn.Module):
         x = self.stem(x)
         skips = []
         for level, stage in enumerate(self.down):
-            x, outputs = stage(x if level == 0 else self.downsample[level - 1](x), embedding)
+            x, outputs = stage(x if level == 0 else self.downsample[level - 1](x, embedding), embedding, tokens)
             skips.append(outputs)
-        x, _ = self.up[-1](x, embedding)  # at the coarsest level nothing lies between the stages to be skipped
+        x, _ = self.up[-1](x, embedding, tokens)  # at the coarsest level nothing lies between the stages to be skipped
         for level in reversed(range(len(self.upsample))):
-            x, _ = self.up[level](self.upsample[level](x), embedding, skips[level])
+            x, _ = self.up[level](self.upsample[level](x, embedding), embedding, tokens, skips[level])
         return self.output(functional.silu(self.norm(x)))[..., :height, :width]
 
     def _embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
@@ -156,3 +192,13 @@ def _check(
         raise ValueError(f"dropout must be in [0, 1), got {dropout}: 0 to 0.3 are usual")
     if condition_dim < 0:
         raise ValueError(f"condition_dim must not be negative, got {condition_dim}: 0 is no condition")
+
+
+def _check_attention(token_dim: int, cross_attention: Sequence[int] | None, head_channels: int) -> None:
+    """Likewise, of the attention."""
+    if token_dim < 0:
+        raise ValueError(f"token_dim must not be negative, got {token_dim}: 0 is no tokens")
+    if cross_attention is not None and not token_dim:
+        raise ValueError("cross_attention needs tokens to attend to: set token_dim to their width")
+    if head_channels < 1:
+        raise ValueError(f"head_channels must be at least 1, got {head_channels}: 32 or 64 are usual")
