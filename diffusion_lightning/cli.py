@@ -4,6 +4,7 @@ Values come from the command line, else from YAML, else from the checkpoint's hy
 """
 
 import inspect
+import json
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -31,6 +33,7 @@ from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.trainer import DiffusionTrainer
 
+REPEATABLE = ("--prompt", "--label", "--then")
 WITHOUT_DATA = ("generate", "restore")
 WITHOUT_LOGS = ("generate", "restore", "preview", "compare", "predict")
 
@@ -63,7 +66,7 @@ class DiffusionCLI(LightningCLI):
         module: The class of the model.
     """
 
-    def __init__(self, args: ArgsType = None, module: type[RestorationModule] = RestorationModule) -> None:
+    def __init__(self, args: ArgsType = None, module: type[LightningModule] = RestorationModule) -> None:
         self._subcommand_in_making = ""
         super().__init__(
             module,
@@ -100,7 +103,7 @@ class DiffusionCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Let a checkpoint's hyperparameters be the defaults, so that YAML and the command line override them."""
-        words = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        words = gathered(list(args) if isinstance(args, Sequence) else sys.argv[1:])
         path = _value_of("--ckpt_path", words)
         subcommand = next((word for word in words if word in self._subcommand_parsers), None)
         keyword = path in ("last", "best", "hpc")
@@ -115,7 +118,7 @@ class DiffusionCLI(LightningCLI):
                     "made it, as python -m diffusion_lightning.adversarial"
                 )
             self._subcommand_parsers[subcommand].set_defaults(defaults)
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(words)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
@@ -137,7 +140,7 @@ class DiffusionCLI(LightningCLI):
         return trainer  # type: ignore[return-value]
 
 
-def main(args: Sequence[str] | None = None, module: type[RestorationModule] = RestorationModule) -> None:
+def main(args: Sequence[str] | None = None, module: type[LightningModule] = RestorationModule) -> None:
     """Run the command line; bad input ends in one line and status 1 or 2.
 
     Args:
@@ -168,6 +171,31 @@ def one_line(message: str) -> str:
     for pattern, shorter in UNION:
         plain = re.sub(pattern, shorter, plain)
     return plain
+
+
+def gathered(words: Sequence[str]) -> list[str]:
+    """The words with the values of each repeatable flag in one list, where the first of them stood."""
+    found: dict[str, list[str]] = {}
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag not in REPEATABLE:
+            kept.append(word)
+            continue
+        if flag not in found:
+            kept.append(flag)
+        following = value if equals else next(rest, None)
+        if following is not None:
+            found.setdefault(flag, []).append(following)
+    return [f"{word}={_as_list(word, found[word])}" if word in found else word for word in kept]
+
+
+def _as_list(flag: str, values: list[str]) -> str:
+    """JSON of the values; what is a list already is taken as it is."""
+    if len(values) == 1 and values[0].startswith("["):
+        return values[0]
+    return json.dumps(values) if flag != "--label" else f"[{', '.join(values)}]"
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -39,7 +39,7 @@ def take(condition: Condition | None, chosen: Tensor | Iterable[int]) -> Conditi
     """The conditions of some of the images, by positions or by a mask; None of None."""
     if condition is None:
         return None
-    positions = torch.as_tensor(chosen if isinstance(chosen, Tensor) else list(chosen), dtype=None)
+    positions = chosen if isinstance(chosen, Tensor) else torch.tensor(list(chosen))
     positions = positions.nonzero()[:, 0] if positions.dtype == torch.bool else positions.long()
     return {
         name: values[positions.to(values.device)]
@@ -47,6 +47,14 @@ def take(condition: Condition | None, chosen: Tensor | Iterable[int]) -> Conditi
         else [values[position] for position in positions.tolist()]
         for name, values in condition.items()
     }
+
+
+def take_round(condition: Condition | None, positions: Iterable[int] | Tensor) -> Condition | None:
+    """The conditions at these positions, of which those past the end count from the start again; None of None."""
+    if condition is None:
+        return None
+    number = count(condition)
+    return take(condition, [int(position) % number for position in positions])
 
 
 def forget(condition: Condition, chosen: Tensor) -> Condition:

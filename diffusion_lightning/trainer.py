@@ -13,14 +13,17 @@ from torch import nn
 from diffusion_lightning.callbacks.base import Look
 from diffusion_lightning.callbacks.comparison import Comparison
 from diffusion_lightning.callbacks.writer import PictureWriter
+from diffusion_lightning.cascade import further_stages, guided, read_fitted, show_generated
+from diffusion_lightning.conditioning.guidance import Guidance
+from diffusion_lightning.data.asked import asked, check_asked
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.data.starts import Drawn, Given, Starts, find_given
+from diffusion_lightning.data.starts import Drawn, Enlarged, Given, Starts, find_given
 from diffusion_lightning.images import read_picture, save_picture
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
 from diffusion_lightning.samplers import DDPM, Direct, ProbabilityFlow, Sampler
-from diffusion_lightning.sheets import grid, sheet
+from diffusion_lightning.sheets import sheet
 
 
 class DiffusionTrainer(Trainer):
@@ -35,11 +38,18 @@ class DiffusionTrainer(Trainer):
         number: int = 64,
         sampler: Sampler | None = None,
         steps: int | None = None,
+        prompt: list[str] | None = None,
+        prompts: str | None = None,
+        label: list[int] | None = None,
+        guidance: Guidance | float | None = None,
+        then: list[str] | None = None,
         seed: int = 0,
         batch_size: int = 64,
         weights_only: bool | None = True,
     ) -> None:
         """Generate pictures from a trained checkpoint: numbered PNGs and a grid.
+
+        Image i is told the i-th of the prompts or labels, and round again.
 
         Args:
             model: The model.
@@ -49,18 +59,34 @@ class DiffusionTrainer(Trainer):
             number: How many pictures.
             sampler: How to walk; as the checkpoint says by default.
             steps: Steps of a walk; as the sampler says by default.
+            prompt: What to generate, in words; may be given again.
+            prompts: A text file with a prompt on each line.
+            label: The class to generate, a number; may be given again.
+            guidance: How strongly to follow it, a number: 1 is as the model was trained; or a guidance with arguments
+                of its own. As the checkpoint says by default.
+            then: The checkpoint of a further stage, which restores the pictures of this one enlarged, as
+                configs/upsample.yaml; may be given again.
             seed: Of the draws: picture i is the same for any number, batch size and devices.
             batch_size: Pictures at once on a device.
             weights_only: Whether to load nothing but plain data from the checkpoint.
         """
         module = _restoration(model)
         module.sampler = (sampler or module.sampler).with_steps(steps)
-        module.walk_seed = seed
-        starts = Drawn(number, batch_size, seed)
-        self._walk(module, starts, PictureWriter(output), 1.0, ckpt_path, weights_only)
+        if guidance is not None:
+            module.guidance = guided(guidance, module)
+        condition, channels = asked(prompt, prompts, label), read_fitted(module, ckpt_path)[0]
+        stages = [module, *further_stages(then or [], module)]
+        for stage in stages:
+            stage.walk_seed = seed
+            check_asked(condition, stage)
+        folders = [Path(output) / f"stage{k}" for k in range(1, len(stages))] + [Path(output)]
+        starts: Starts = Drawn(number, batch_size, seed, condition)
+        for stage, folder in zip(stages, folders, strict=True):
+            self._walk(stage, starts, PictureWriter(str(folder)), 1.0, ckpt_path, weights_only)
+            files = [folder / f"{i:06d}.png" for i in range(number)]
+            starts, ckpt_path = Enlarged(files, channels, batch_size, seed, condition), None
         if self.is_global_zero:
-            shown = [read_picture(Path(output) / f"{i:06d}.png", channels=3) for i in range(min(number, 64))]
-            save_picture(grid(torch.stack(shown)), Path(output) / "grid.png")
+            show_generated(Path(output), number, condition)
             get_console().print(f"{number} generated pictures and grid.png are in {output}", soft_wrap=True)
 
     def restore(
@@ -102,7 +128,7 @@ class DiffusionTrainer(Trainer):
             module.sampler = Direct()
         paths, names = find_given(Path(input), Path(output))
         module.walk_seed = seed
-        channels = int(_checkpoint_shape(module, ckpt_path)[0])
+        channels = read_fitted(module, ckpt_path)[0]
         for path in paths:  # all of them, before the first is written
             read_picture(path, channels)
         starts = Given(paths, channels, severity, batch_size)
@@ -196,7 +222,7 @@ class DiffusionTrainer(Trainer):
         ckpt_path: str | None,
         weights_only: bool | None,
     ) -> None:
-        self.callbacks.append(writer)  # type: ignore[attr-defined]  # set by Lightning
+        self.callbacks = [c for c in self.callbacks if not isinstance(c, PictureWriter)] + [writer]
         calls = len(module.sampler.times(module.degradation, severity)) - 1
         share = -(-starts.number // self.world_size)
         with self._progress(share * calls) as advance:
@@ -221,15 +247,3 @@ def _restoration(model: LightningModule) -> RestorationModule:
     if not isinstance(model, RestorationModule):
         raise ValueError(f"this needs a RestorationModule, got {type(model).__name__}")
     return model
-
-
-def _checkpoint_shape(module: RestorationModule, ckpt_path: str | None) -> list[int]:
-    """The (C, H, W) that the model was trained on, which its prior knows."""
-    state = module.prior.state
-    if ckpt_path is not None:
-        state = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True).get("prior", state)
-    if "shape" not in state:
-        raise ValueError(
-            f"{ckpt_path or 'the model'} has no fitted prior, so its channels are unknown: train it by `fit`"
-        )
-    return state["shape"].tolist()

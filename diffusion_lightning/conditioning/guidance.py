@@ -3,11 +3,13 @@
 A guided denoiser is a denoiser: any sampler walks with it, on any degradation.
 """
 
+import copy
 import math
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,12 +28,23 @@ class Guidance(ABC):
 
     Args:
         scale: How strongly: 1 is the denoiser as it was trained, more is more strongly.
+
+    Attributes:
+        heeds: The names of the parts of a condition that it reads itself, beside what the denoiser is told.
     """
+
+    heeds: tuple[str, ...] = ()
 
     def __init__(self, scale: float) -> None:
         if not math.isfinite(scale):
             raise ValueError(f"scale={scale}: guidance needs a finite scale; 1 is none, 2 to 7 are usual")
         self.scale = scale
+
+    def with_scale(self, scale: float) -> Self:
+        """The same guidance with another scale."""
+        changed = copy.copy(self)
+        Guidance.__init__(changed, scale)
+        return changed
 
     @abstractmethod
     def guide(self, hear: Hear, condition: Condition | None, degradation: Degradation) -> Denoise:
@@ -96,7 +109,7 @@ class Autoguidance(Guidance):
     def load(self, read: Callable[..., Any], device: torch.device) -> None:
         """Read the worse module, once."""
         if self._module is None:
-            self._module = read_once(self.weaker, read)
+            self._module = read_frozen(self.weaker, read)
         self._module.to(device)
 
     def guide(self, hear: Hear, condition: Condition | None, degradation: Degradation) -> Denoise:
@@ -116,16 +129,20 @@ def bounded(denoise: Denoise) -> Denoise:
     return clamped
 
 
-def read_once(path: str, read: Callable[..., Any]) -> Any:
-    """The module of a checkpoint, to be asked and not trained.
+def read_frozen(path: str, read: Callable[..., Any]) -> Any:
+    """The module of a checkpoint, to be asked and not trained; ``read`` is its class's ``load_from_checkpoint``.
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: It holds no such module.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"guidance needs the checkpoint {path}, which is not there: name one that `fit` wrote")
-    with torch.inference_mode(False):  # else its weights could not take part in a gradient
-        return read(path, map_location="cpu", weights_only=True).eval().requires_grad_(False)
+        raise FileNotFoundError(f"there is no checkpoint {path}: give the path of a .ckpt file that `fit` wrote")
+    try:
+        with torch.inference_mode(False):  # else its weights could not take part in a gradient
+            return read(path, map_location="cpu", weights_only=True).eval().requires_grad_(False)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: give the checkpoint of a model of the right kind") from error
 
 
 def _beyond(

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
+from diffusion_lightning.conditions import Condition, take_round
+from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.datasets.folder import find_pictures
 from diffusion_lightning.images import from_uint8, read_picture
+from diffusion_lightning.rng import image_generators
 from diffusion_lightning.types import RestorationBatch
 
 
@@ -52,11 +56,13 @@ class Drawn(Starts):
         number: Images in all.
         batch_size: Images at once on a device.
         seed: Of the draws.
+        condition: What is told of the images; of image i the entry i, and round again.
     """
 
-    def __init__(self, number: int, batch_size: int, seed: int) -> None:
+    def __init__(self, number: int, batch_size: int, seed: int, condition: Condition | None = None) -> None:
         super().__init__(number, batch_size)
         self.seed = seed
+        self.condition = condition
 
     def batches(self, indices: Sequence[int]) -> Iterator[Tensor]:
         """The images' numbers."""
@@ -68,7 +74,47 @@ class Drawn(Starts):
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         x, params = module.starts(batch, self.seed)
-        return RestorationBatch(x, x, torch.ones(len(x), device=x.device), None, params, batch)
+        told = take_round(self.condition, batch)
+        return RestorationBatch(x, x, torch.ones(len(x), device=x.device), told, params, batch)
+
+
+class Enlarged(Starts):
+    """The pictures of one stage as the degraded ones of the next: enlarged by repeating pixels, then degraded to t = 1.
+
+    Of ``Pixelate`` that is the picture itself, with the noise of t = 1: the cascade of GLIDE (2112.10741, sec. 4.1).
+
+    Args:
+        paths: The files, in the order of the images.
+        channels: Of both stages: 1, 3 or 4.
+        batch_size: Images at once on a device.
+        seed: Of the degradation's draws.
+        condition: As of ``Drawn``.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], channels: int, batch_size: int, seed: int, condition: Condition | None = None
+    ) -> None:
+        super().__init__(len(paths), batch_size)
+        self.paths = paths
+        self.channels = channels
+        self.seed = seed
+        self.condition = condition
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures, uint8, and their numbers."""
+        for start in range(0, len(indices), self.batch_size):
+            chunk = indices[start : start + self.batch_size]
+            yield torch.stack([read_picture(self.paths[i], self.channels) for i in chunk]), torch.tensor(chunk)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
+        """x_1 from the pictures of the stage before."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        pictures, index = batch
+        height, width = module.prior.state["shape"].tolist()[1:]
+        x = functional.interpolate(from_uint8(pictures), (height, width), mode="nearest-exact")
+        ends, generators = torch.ones(len(x), device=x.device), image_generators(self.seed, index, "stage")
+        return degrade(module.degradation, x, ends, generators, index, take_round(self.condition, index))
 
 
 class Given(Starts):

@@ -1,0 +1,78 @@
+"""What a user asks to be generated: prompts, a file of prompts, labels; image i gets number i, and round again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from diffusion_lightning.conditions import Condition
+from diffusion_lightning.module import RestorationModule
+
+
+def asked(prompts: Sequence[str] | None, file: str | None, labels: Sequence[int] | None) -> Condition | None:
+    """The condition of prompts, those of a file after those given one by one, and labels; None of neither.
+
+    Raises:
+        ValueError: Prompts and labels differ in number, and neither is one.
+    """
+    texts = [*(prompts or []), *(read_prompts(file) if file is not None else [])]
+    numbers = list(labels or [])
+    several = max(len(texts), len(numbers))
+    if texts and numbers and min(len(texts), len(numbers)) not in (1, several):
+        raise ValueError(
+            f"{len(texts)} prompts and {len(numbers)} labels: give one of each an image, or only one for all"
+        )
+    found = Condition()
+    if numbers:
+        found["label"] = torch.tensor(numbers * (several // len(numbers)))
+    if texts:
+        found["caption"] = texts * (several // len(texts))
+    return found or None
+
+
+def check_asked(condition: Condition | None, module: RestorationModule) -> None:
+    """Refuse, before anything is generated, what a module cannot hear; warn of what it hears in part.
+
+    Raises:
+        ValueError: It hears no labels or no captions, not these, or needs one where none is given.
+    """
+    conditioner, guidance = module.conditioner, module.guidance
+    heard = {*(conditioner.heeds if conditioner else ()), *(guidance.heeds if guidance else ())}
+    for name, flag in (("caption", "--prompt"), ("label", "--label")):
+        if name in (condition or {}) and name not in heard:
+            raise ValueError(
+                f"{flag}: the model was trained without {name}s"
+                + (f", it hears a {' and a '.join(sorted(heard))}" if heard else "; use one with a conditioner")
+            )
+    if conditioner is not None and condition is None:
+        conditioner.tell(None)
+    if conditioner is not None and condition is not None:
+        conditioner.check(condition)
+
+
+def read_prompts(file: str) -> list[str]:
+    """The lines of a text file in UTF-8, without empty ones.
+
+    Raises:
+        ValueError: It is missing, is no text, or holds no prompt.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"--prompts {file}: there is no such file; give a text file with one prompt a line")
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {file}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    if not (texts := [line for line in lines if line]):
+        raise ValueError(f"--prompts {file} holds no prompt: write one a line")
+    return texts
+
+
+def describe(condition: Condition | None, classes: Sequence[str] | None = None) -> list[str] | None:
+    """What is told of each image in words, to be written under it: its caption, else its class; None of None."""
+    if condition is None:
+        return None
+    if "caption" in condition:
+        return [str(text) for text in condition["caption"]]
+    labels = torch.as_tensor(condition["label"]).tolist()
+    return ["" if label < 0 else classes[label] if classes else str(label) for label in labels]

@@ -1,0 +1,63 @@
+"""Text to image on emoji: how often a judge finds the caption that was asked for among ten; by chance, once in ten.
+
+The judge is a small image–caption encoder that is trained here, on all emoji, and by no generator. Captions that the
+generators were trained on are counted apart from held-out ones of known words, whose pictures they never saw.
+"""
+
+import argparse
+
+import torch
+from _contrastive import found_among_ten, trained_judge
+from _trained import module
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from diffusion_lightning.conditioning import ClassifierFree
+from diffusion_lightning.conditioning.vocabulary import split
+from diffusion_lightning.data import Emoji
+
+SIZE = 16
+
+
+def main() -> None:
+    """Train the judge, generate, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["text_to_image", "text_to_image_cold"])
+    parser.add_argument("--scales", nargs="+", type=float, default=[1.0, 2.0, 4.0])
+    parser.add_argument("--images", type=int, default=200, help="the most captions of each kind")
+    options = parser.parse_args()
+    data = Emoji(size=SIZE)
+    pictures = {split: torch.cat(list(data.clean_images(split, 10_000))) for split in ("train", "val")}
+    captions = {split: [str(text) for text in data.condition(split)["caption"]] for split in ("train", "val")}
+    judge = trained_judge(torch.cat(list(pictures.values())), sum(captions.values(), []))
+
+    known = {word for caption in captions["train"] for word in split(caption)}
+    combined = [i for i, caption in enumerate(captions["val"]) if known.issuperset(split(caption))]
+    chosen = {
+        "training captions": ("train", list(range(min(options.images, len(captions["train"]))))),
+        "held out, of known words": ("val", combined[: options.images]),
+    }
+    table = Table("model", *(f"{kind} ({len(rows)})" for kind, (_, rows) in chosen.items()))
+    real = [
+        found_among_ten(judge, pictures[part][rows], [captions[part][i] for i in rows])
+        for part, rows in chosen.values()
+    ]
+    table.add_row("the pictures themselves", *(f"{share:.0%}" for share in real))
+    for name, scale in track([(name, scale) for name in options.models for scale in options.scales]):
+        model = module(name)
+        model.guidance = ClassifierFree(scale)
+        shares = []
+        for part, rows in chosen.values():
+            asked = [captions[part][i] for i in rows]
+            batches = [
+                model.generate(some, 0, condition={"caption": [asked[i] for i in some.tolist()]})
+                for some in torch.arange(len(asked)).split(50)
+            ]
+            shares.append(found_among_ten(judge, torch.cat(batches).clamp(-1, 1), asked))
+        table.add_row(f"{name}, scale {scale:g}", *(f"{share:.0%}" for share in shares))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
