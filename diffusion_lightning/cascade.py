@@ -68,7 +68,7 @@ def further_stages(paths: Sequence[str], first: RestorationModule) -> list[Resto
 
 
 def show_generated(folder: Path, number: int, condition: Condition | None, most: int = 64) -> None:
-    """Write the grid of the first pictures, each with what it was told, and `captions.csv` as ``ImageFolder`` reads it."""
+    """Write the grid of the first pictures, each over what it was told, and `captions.csv` for ``ImageFolder``."""
     shown = torch.stack([read_picture(folder / f"{i:06d}.png", channels=3) for i in range(min(number, most))])
     texts = describe(take_round(condition, range(number)))
     asked = 0 if condition is None else len(next(iter(condition.values())))

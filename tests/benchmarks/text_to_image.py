@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="the most captions of each kind")
     options = parser.parse_args()
     data = Emoji(size=SIZE)
-    pictures = {split: torch.cat(list(data.clean_images(split, 10_000))) for split in ("train", "val")}
-    captions = {split: [str(text) for text in data.condition(split)["caption"]] for split in ("train", "val")}
-    judge = trained_judge(torch.cat(list(pictures.values())), sum(captions.values(), []))
+    pictures = {part: torch.cat(list(data.clean_images(part, 10_000))) for part in ("train", "val")}
+    captions = {part: [str(text) for text in data.condition(part)["caption"]] for part in ("train", "val")}
+    judge = trained_judge(torch.cat([pictures["train"], pictures["val"]]), captions["train"] + captions["val"])
 
     known = {word for caption in captions["train"] for word in split(caption)}
     combined = [i for i, caption in enumerate(captions["val"]) if known.issuperset(split(caption))]
