@@ -1,7 +1,6 @@
 """The LightningModule: it owns the five parts, trains the denoiser by the restoration loss, and walks back to t = 0."""
 
-import warnings
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +13,7 @@ from diffusion_lightning.conditioning.base import Conditioner, Told
 from diffusion_lightning.conditioning.guidance import Guidance, bounded
 from diffusion_lightning.conditions import Condition
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.hyperparameters import drop_live_objects, modules_as_arguments
 from diffusion_lightning.losses import L1, RestorationLoss
 from diffusion_lightning.parameterization import X0, Parameterization
 from diffusion_lightning.priors import ChannelMeans, Prior
@@ -61,11 +61,9 @@ class RestorationModule(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        with warnings.catch_warnings():
-            # Not "ignore": under the command line these hold YAML, which the checkpoint needs.
-            warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")
+        with modules_as_arguments():
             self.save_hyperparameters()
-        _drop_live_objects(self.hparams)
+        drop_live_objects(self.hparams)
         self.degradation = degradation
         self.denoiser = denoiser
         self.parameterization = parameterization or X0()
@@ -242,10 +240,3 @@ class RestorationModule(LightningModule):
     def _precision(self) -> Any:
         """The trainer's autocast for the network: callback hooks run outside it."""
         return self._trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()
-
-
-def _drop_live_objects(hparams: MutableMapping[str, Any]) -> None:
-    """Keep only what YAML could say: a module built in Python would pickle its parts into every checkpoint."""
-    plain = (bool, int, float, str, dict, list, tuple, type(None))
-    for name in [name for name, value in hparams.items() if not isinstance(value, plain)]:
-        del hparams[name]

@@ -10,6 +10,7 @@ NAME = PACKAGE.name
 
 FLOORS = {
     "conditions": 0,
+    "hyperparameters": 0,
     "types": 0,
     "rng": 0,
     "images": 0,

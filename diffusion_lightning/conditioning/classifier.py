@@ -1,6 +1,5 @@
 """Classifier guidance (ADM, 2105.05233, sec. 4): a classifier of degraded images, and the guidance by its gradient."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 from diffusion_lightning.conditioning.guidance import Guidance, Hear, read_frozen
 from diffusion_lightning.conditions import Condition
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.hyperparameters import drop_live_objects, modules_as_arguments
 from diffusion_lightning.schedules import per_image
 from diffusion_lightning.times import Grid, TimeLaw
 from diffusion_lightning.types import Denoise, Estimate, RestorationBatch, as_estimate
@@ -43,9 +43,9 @@ class DegradedClassifier(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")
+        with modules_as_arguments():
             self.save_hyperparameters()
+        drop_live_objects(self.hparams)
         self.degradation = degradation
         self.network = network
         self.times = times or Grid()
