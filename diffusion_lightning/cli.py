@@ -35,6 +35,7 @@ from diffusion_lightning.trainer import DiffusionTrainer
 
 REPEATABLE = ("--prompt", "--label", "--then")
 WITHOUT_DATA = ("generate", "restore")
+OF_A_CHECKPOINT = ("generate", "restore", "compare")
 WITHOUT_LOGS = ("generate", "restore", "preview", "compare", "predict")
 
 UNION = (
@@ -107,7 +108,7 @@ class DiffusionCLI(LightningCLI):
         path = _value_of("--ckpt_path", words)
         subcommand = next((word for word in words if word in self._subcommand_parsers), None)
         keyword = path in ("last", "best", "hpc")
-        if (path is None or keyword) and subcommand in WITHOUT_DATA and not {"--help", "-h"} & set(words):
+        if (path is None or keyword) and subcommand in OF_A_CHECKPOINT and not {"--help", "-h"} & set(words):
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
             defaults = {f"model.{key}": value for key, value in _hyperparameters(path).items()}
@@ -127,6 +128,8 @@ class DiffusionCLI(LightningCLI):
         """Save the configuration of a training run only: what follows must not replace it."""
         if self.subcommand != "fit":
             self.save_config_callback = None
+            # Only a run that goes on misses the best scores so far, which Lightning does not take to another folder.
+            warnings.filterwarnings("ignore", "The dirpath has changed")
 
     def instantiate_trainer(self, **kwargs: Any) -> DiffusionTrainer:
         """Log into ``default_root_dir`` itself, if given, not a numbered folder below it; `predict` writes pictures."""

@@ -249,6 +249,12 @@ BAD = {
     "no steps": ([*FIT, "--model.degradation.init_args.steps=0"], 1, ["steps=0", "at least 1"]),
     "no steps of the sampler": ([*GENERATE, "--steps=0"], 1, ["steps=0", "at least 1"]),
     "no pictures to make": ([*GENERATE, "--number=0"], 1, ["number=0", "at least 1"]),
+    "no checkpoint to generate with": (["generate"], 1, ["generate", "--ckpt_path", "`fit` wrote"]),
+    "no checkpoint to compare on": (
+        ["compare", "--config", DEBUG, "--features=diffusion_lightning.metrics.DigitsClassifier", *QUIET],
+        1,
+        ["compare", "--ckpt_path", "`fit` wrote"],
+    ),
     "a text as checkpoint": (["generate", "--ckpt_path", "../text.ckpt"], 1, ["../text.ckpt", "`fit` wrote"]),
     "a file of another kind": (["generate", "--ckpt_path", "../other.ckpt"], 1, ["../other.ckpt", "`fit` wrote"]),
     "a missing checkpoint": (["restore", "--ckpt_path", "../no.ckpt"], 1, ["../no.ckpt", "`fit` wrote"]),

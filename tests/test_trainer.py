@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_generate_writes_numbered_pictures_and_a_grid(tmp_path: Path, checkpoint
     generate(tmp_path, checkpoint, "out", "--number=3")
     assert files(tmp_path) == {f"out/{name}.png" for name in ("000000", "000001", "000002", "grid")}
     assert picture(tmp_path / "out/000000.png").shape == (8, 8)
+
+
+def test_generate_does_not_warn_of_where_the_training_run_lay(tmp_path: Path, checkpoint: Path) -> None:
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        run(tmp_path, "generate", "--ckpt_path", checkpoint, "--number", "1", *QUIET)
+    assert not [str(warning.message) for warning in given if "dirpath" in str(warning.message)]
 
 
 def test_picture_i_is_the_same_for_any_batch_size_and_number(

@@ -1,5 +1,6 @@
 """What the callbacks that look at images share: when to look, and where pictures and scores go."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,23 @@ class Look(Callback):
         images: Images in each set.
         features: The network of the Fréchet distance; none is computed if None.
         every: Look at every so many validations.
+        name: What is added to the names of its scores and pictures.
     """
 
-    def __init__(self, names: list[str], images: int, features: nn.Module | None, every: int) -> None:
+    distinction: str = "name"
+    """The argument by which two of these callbacks in one trainer must differ."""
+
+    def __init__(self, names: list[str], images: int, features: nn.Module | None, every: int, name: str = "") -> None:
         if images < 1 or (images < 2 and features is not None):
             raise ValueError(f"images={images}: look at 1 at least, and at 2 where a Fréchet distance is computed")
         if every < 1:
             raise ValueError(f"every={every}: look at every validation (1) or more rarely")
+        if not re.fullmatch(r"[\w.-]*", name):
+            raise ValueError(f"name={name!r}: use letters, digits, -, _ and . alone, it goes into names of files")
         self.distances = FrechetDistances(features, names) if features is not None else None
         self.features = features
         self.every = every
+        self.name = name
         self._validations = 0
         self._looking = False
 
@@ -42,7 +50,11 @@ class Look(Callback):
         """The end of the data; ``stage`` is val or test."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare the features: on rank zero first, whose files the others then read."""
+        """Refuse a second callback under the same name, and prepare the features: on rank zero first, whose files the
+        others then read.
+        """
+        if stage != "predict":
+            self._check_alone(trainer)
         prepare: Callable[[str], None] | None = getattr(self.features, "prepare", None)
         if prepare is None or stage == "predict":
             return
@@ -87,25 +99,42 @@ class Look(Callback):
         """Conclude a test."""
         self.conclude(trainer, _ours(pl_module), "test")
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of validations, so that a resumed run looks at the same ones."""
-        return {"validations": self._validations}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the number of validations, so that a resumed run looks at the same ones.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume it."""
-        self._validations = state_dict["validations"]
+        It is the run's and every look counts the same, hence no ``state_dict``: of that Lightning wants one a callback
+        under a key of its own, and ends with a traceback where two keys are alike.
+        """
+        checkpoint["validations"] = self._validations
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Read it."""
+        self._validations = checkpoint.get("validations", 0)
 
     def _start(self, module: RestorationModule) -> None:
         if self.distances is not None:
             self.distances.to(module.device).reset()
 
+    def titled(self, what: str, joint: str = "/") -> str:
+        """A score or a picture with this callback's name after it, if it has one."""
+        return f"{what}{joint}{self.name}" if self.name else what
+
+    def _check_alone(self, trainer: Trainer) -> None:
+        mine = getattr(self, self.distinction)
+        for other in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning
+            if other is not self and isinstance(other, type(self)) and getattr(other, self.distinction) == mine:
+                raise ValueError(
+                    f"two {type(self).__name__} callbacks with {self.distinction}={str(mine)!r} would log or write "
+                    f"under the same names: give one of them another {self.distinction}"
+                )
+
     def log_distances(self, module: RestorationModule, stage: str) -> dict[str, Tensor]:
-        """Compute the Fréchet distances on all ranks and log them as ``stage/fid…/set``."""
+        """Compute the Fréchet distances on all ranks and log them as ``stage/fid…/set``, then the name if any."""
         if self.distances is None:
             return {}
         score = score_name(self.features)
         values = self.distances.compute()
-        module.log_dict({f"{stage}/{score}/{name}": value for name, value in values.items()})
+        module.log_dict({self.titled(f"{stage}/{score}/{name}"): value for name, value in values.items()})
         return values
 
 

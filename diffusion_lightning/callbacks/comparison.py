@@ -1,6 +1,7 @@
 """Samplers side by side on one model: the Fréchet distance of what each generates against its network calls."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +9,27 @@ from lightning.pytorch import Trainer
 from rich import get_console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from diffusion_lightning.callbacks.base import Look, score_name
 from diffusion_lightning.module import RestorationModule
-from diffusion_lightning.samplers import Even, Sampler
+from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.samplers.labels import label
 from diffusion_lightning.types import RestorationBatch
+
+
+class Rule(NamedTuple):
+    """One sampler at one number of steps, and the label of its curve: no two samplers of a comparison share one."""
+
+    label: str
+    steps: int
+    sampler: Sampler
+
+    @property
+    def name(self) -> str:
+        """What its set of images is called."""
+        return f"{self.label} {self.steps}"
 
 
 class Point(NamedTuple):
@@ -29,7 +45,7 @@ class Comparison(Look):
     """Generates the same images with several samplers and compares them with the held-out ones.
 
     Args:
-        samplers: What to compare; their own numbers of steps do not count.
+        samplers: What to compare; their own numbers of steps do not count. Labels that come out alike are numbered.
         steps: At how many steps.
         features: The network of the Fréchet distance.
         output: The folder of the table, samplers.csv, and the plot, samplers.png.
@@ -37,6 +53,8 @@ class Comparison(Look):
         batch_size: Images at once on a device.
         seed: Of the draws: image i starts alike in every walk.
     """
+
+    distinction = "output"
 
     def __init__(
         self,
@@ -50,8 +68,8 @@ class Comparison(Look):
     ) -> None:
         if not samplers or not steps:
             raise ValueError(f"{len(samplers)} samplers at {len(steps)} numbers of steps: give at least one of each")
-        self.rules = {f"{label(s)} {n}": s.with_steps(n) for s in samplers for n in steps}
-        super().__init__(list(self.rules), images, features, every=1)
+        self.rules = _rules(samplers, steps)
+        super().__init__([rule.name for rule in self.rules], images, features, every=1)
         self.output = Path(output)
         self.images = images
         self.batch_size = batch_size
@@ -67,26 +85,23 @@ class Comparison(Look):
     def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Generate this rank's share with each sampler; print the table and write it, and the plot."""
         assert self.distances is not None
-        for rule in self.rules.values():
-            rule.check(module.degradation)
+        for rule in self.rules:
+            rule.sampler.check(module.degradation)
         share = range(trainer.global_rank, self.images, trainer.world_size)
         parts = [share[i : i + self.batch_size] for i in range(0, len(share), self.batch_size)]
         calls: dict[str, int] = {}
         with Progress(disable=not trainer.is_global_zero) as progress:
             task = progress.add_task("samplers", total=len(self.rules) * len(parts))
-            for name, rule in self.rules.items():
+            for rule in self.rules:
                 counted: list[int] = []
                 hook = module.register_forward_hook(lambda *_, counted=counted: counted.append(1))
                 for indices in parts:
-                    self.distances.update(name, module.generate(indices, self.seed, rule))
+                    self.distances.update(rule.name, module.generate(indices, self.seed, rule.sampler))
                     progress.advance(task)
                 hook.remove()
-                calls[name] = len(counted) // max(len(parts), 1)
+                calls[rule.name] = len(counted) // max(len(parts), 1)
         values = self.distances.compute()
-        self.points = [
-            Point(name.rpartition(" ")[0], rule.steps or 0, calls[name], float(values[name]))
-            for name, rule in self.rules.items()
-        ]
+        self.points = [Point(rule.label, rule.steps, calls[rule.name], float(values[rule.name])) for rule in self.rules]
         if trainer.is_global_zero:
             score = score_name(self.features)
             get_console().print(_table(self.points, score, f"{self.images} images generated with each sampler"))
@@ -98,22 +113,28 @@ class Comparison(Look):
             get_console().print(told, soft_wrap=True)
 
 
-def label(sampler: Sampler) -> str:
-    """The sampler's name, and what of its arguments is not as by default."""
-    plain = vars(type(sampler)())
-    changed = [f"{k}={v}" for k, v in vars(sampler).items() if isinstance(v, int | float | str) and v != plain.get(k)]
-    told = [word for word in changed if not word.startswith("steps=")]
-    if not isinstance(sampler.grid, Even):
-        told.append(f"grid={type(sampler.grid).__name__}")
-    return type(sampler).__name__ + (f"({', '.join(told)})" if told else "")
+def _rules(samplers: list[Sampler], steps: list[int]) -> list[Rule]:
+    """Each sampler at each number of steps that it takes, once."""
+    labels = [label(sampler) for sampler in samplers]
+    alike, seen = Counter(labels), Counter[str]()
+    rules: dict[tuple[str, int], Rule] = {}
+    for sampler, plain in zip(samplers, labels, strict=True):
+        seen[plain] += 1
+        own = plain if alike[plain] == 1 else f"{plain} #{seen[plain]}"
+        for number in steps:
+            changed = sampler.with_steps(number)
+            taken = changed.steps or number  # Direct takes one step whatever it is asked for
+            rules.setdefault((own, taken), Rule(own, taken, changed))
+    return list(rules.values())
 
 
 def _table(points: list[Point], score: str, title: str) -> Table:
     drawn = Table(title=title)
-    for column in ("sampler", "steps", "network calls", score):
-        drawn.add_column(column, justify="left" if column == "sampler" else "right")
+    drawn.add_column("sampler", overflow="fold")
+    for column in ("steps", "network calls", score):
+        drawn.add_column(column, justify="right")
     for point in points:
-        drawn.add_row(point.sampler, str(point.steps), str(point.calls), f"{point.distance:.2f}")
+        drawn.add_row(Text(point.sampler), str(point.steps), str(point.calls), f"{point.distance:.2f}")
     return drawn
 
 
@@ -123,12 +144,13 @@ def _plot(points: list[Point], score: str, path: Path) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return "no plot: pip install 'diffusion-lightning[plot]'"
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    names = list(dict.fromkeys(point.sampler for point in points))
+    figure = Figure(figsize=(6, 4 + 0.2 * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    for name in dict.fromkeys(point.sampler for point in points):
+    for name in names:
         own = sorted((point.calls, point.distance) for point in points if point.sampler == name)
         axes.plot(*zip(*own, strict=True), marker="o", label=name)
     axes.set(xlabel="network calls", ylabel=score, xscale="log", yscale="log")
-    axes.legend()
+    figure.legend(loc="outside lower center")  # long labels would cover the curves
     figure.savefig(path, dpi=120)
     return str(path)

@@ -24,6 +24,7 @@ class Generation(Look):
         batch_size: Images generated at once on a device.
         every: Look at every so many validations.
         seed: Of the draws of the prior and the sampler.
+        name: What is added to the names of the score and the pictures; a second such callback needs one.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Generation(Look):
         batch_size: int = 64,
         every: int = 1,
         seed: int = 0,
+        name: str = "",
     ) -> None:
-        super().__init__(["generated"], images, features, every)
+        super().__init__(["generated"], images, features, every, name)
         self.images = images
         self.pictures = min(pictures, images)
         self.trajectories = min(trajectories, images, batch_size)
@@ -74,12 +76,14 @@ class Generation(Look):
         folder = picture_folder(trainer)
         if trainer.is_global_zero:
             value = distances.get("generated")
-            told = [] if value is None else [f"{score_name(self.features)} of {self.images} generated: {value:.3f}"]
+            made = self.titled(f"{self.images} generated", ", ")
+            told = [] if value is None else [f"{score_name(self.features)} of {made}: {value:.3f}"]
             if self.pictures > 0:
-                told.append(str(publish(trainer, folder, "generated", grid(shown))))
+                told.append(str(publish(trainer, folder, self.titled("generated", "-"), grid(shown))))
             if self.trajectories > 0:
                 times, strip = zip(*_spread(points, 9), strict=True)
-                publish(trainer, folder, "trajectory", sheet(torch.stack(strip, 1), [f"t={t:.2f}" for t in times]))
+                drawn = sheet(torch.stack(strip, 1), [f"t={t:.2f}" for t in times])
+                publish(trainer, folder, self.titled("trajectory", "-"), drawn)
             get_console().print("  ".join(told), soft_wrap=True)
 
     def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_warn
 from rich import get_console
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -24,6 +25,9 @@ from diffusion_lightning.rng import image_generators
 from diffusion_lightning.types import Generators, RestorationBatch
 
 FLOW_STEPS = 32
+UNIFORM = 8
+"""Bits per dimension of 256 grey levels, all equally likely."""
+
 NAMES = {"flow": "the probability flow", "bound": "the variational bound"}
 
 
@@ -32,7 +36,12 @@ class Likelihood(Look):
 
     Lower is better. ``flow`` is the density of the probability flow (2011.13456) with Hutchinson's estimate, of
     uniformly dequantised images; ``bound`` is the variational bound of DDPM's chain (2006.11239), with the variances
-    that the network tells if it tells any. The draws are those of each image, the same in every validation.
+    that the network tells if it tells any. Both ask for x̂_0 what walks ask: where the module's ``clip`` bounds the
+    guesses, the model judged is the one whose flow, or chain, has bounded guesses. The draws are those of each image,
+    the same in every validation.
+
+    A network that predicts ε on a schedule whose α_1 is nearly 0, as the cosine one, has a flow too steep for 32 steps
+    unless its guesses are bounded: a trained model then comes out at hundreds of bits.
 
     Args:
         images: Held-out images to look at.
@@ -40,6 +49,7 @@ class Likelihood(Look):
         steps: Steps of the flow, four network calls each, 32 if None; or steps of the chain, one call each, T if None.
         probes: Draws of Hutchinson's estimate for each image.
         every: Look at every so many validations.
+        name: What is added to the name of the score: ``bpd/name``; a second such callback needs one.
     """
 
     def __init__(
@@ -49,8 +59,9 @@ class Likelihood(Look):
         steps: int | None = None,
         probes: int = 1,
         every: int = 1,
+        name: str = "",
     ) -> None:
-        super().__init__([], images, None, every)
+        super().__init__([], images, None, every, name)
         if method not in NAMES:
             raise ValueError(f"method={method!r}: choose {' or '.join(NAMES)}")
         if steps is not None and steps < 1:
@@ -88,9 +99,16 @@ class Likelihood(Look):
     def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Log and print."""
         value = self.bits.compute()
-        module.log(f"{stage}/bpd", value)
+        module.log(self.titled(f"{stage}/bpd"), value)
         if trainer.is_global_zero:
-            get_console().print(f"{value:.3f} bits per dimension by {NAMES[self.method]}", soft_wrap=True)
+            how = self.titled(NAMES[self.method], ", ")
+            get_console().print(f"{value:.3f} bits per dimension by {how}", soft_wrap=True)
+            if self.method == "flow" and value > UNIFORM:
+                rank_zero_warn(
+                    f"{value:.0f} bits per dimension are more than the {UNIFORM} of grey levels at random: the model "
+                    f"is hardly trained, or its flow too steep for {self.steps or FLOW_STEPS} steps; take more of "
+                    "them, the method bound, or a model with clip or the parameterization V"
+                )
 
     def _score(self, trainer: Trainer, module: RestorationModule, clean: Tensor, generators: Generators) -> Tensor:
         if self.method == "bound":
@@ -104,7 +122,7 @@ class Likelihood(Look):
         images = dequantize(clean, generators)
         probes = rademacher(images, self.probes, generators)
         with _progress(trainer, steps) as advance:
-            density = flow_log_likelihood(module, module.degradation, images, probes, steps, advance)
+            density = flow_log_likelihood(module.restorer, module.degradation, images, probes, steps, advance)
         return bits_per_dimension(density, images[0].numel())
 
 

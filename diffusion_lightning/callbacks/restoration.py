@@ -30,6 +30,7 @@ class RestorationTable(Look):
         features: The network of the Fréchet distance; none is computed if None.
         sampler: How to walk; as the model says if None.
         every: Look at every so many validations.
+        name: What is added to the names of the scores and the picture; a second such callback needs one.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class RestorationTable(Look):
         features: nn.Module | None = None,
         sampler: Sampler | None = None,
         every: int = 1,
+        name: str = "",
     ) -> None:
-        super().__init__(list(STATES), images, features, every)
+        super().__init__(list(STATES), images, features, every, name)
         self.images = images
         self.pictures = pictures
         self.sampler = sampler
@@ -84,16 +86,17 @@ class RestorationTable(Look):
     def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Log, print and draw."""
         table = {name: self.scores[name].compute() for name in STATES}
-        module.log_dict({f"{stage}/{score}/{name}": value for name in STATES for score, value in table[name].items()})
+        for name in STATES:
+            module.log_dict({self.titled(f"{stage}/{score}/{name}"): value for score, value in table[name].items()})
         distances = self.log_distances(module, stage)
         for name, value in distances.items():
             table[name][score_name(self.features)] = value
         folder = picture_folder(trainer)
         if trainer.is_global_zero:
-            get_console().print(_rich(table, "Restoration of held-out images from t = 1"))
+            get_console().print(_rich(table, self.titled("Restoration of held-out images from t = 1", ", ")))
         if trainer.is_global_zero and self._shown:
             rows = {key: torch.cat([part[key] for part in self._shown])[: self.pictures] for key in self._shown[0]}
-            get_console().print(publish(trainer, folder, "restored", sheet(rows)), soft_wrap=True)
+            get_console().print(publish(trainer, folder, self.titled("restored", "-"), sheet(rows)), soft_wrap=True)
 
 
 def _rich(table: dict[str, dict[str, Tensor]], title: str) -> Table:

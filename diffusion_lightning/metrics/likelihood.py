@@ -33,8 +33,11 @@ def flow_log_likelihood(
     value for any schedule, a tenth of that if it is variance-preserving, and as many calls of Heun's method by up to
     5e-3. As in the paper the images are taken to be those of the earliest time, here t = 1/T, without adding its noise.
 
+    A restorer with kinks, as one whose guesses are bounded to [-1, 1], has a density too: its flow is unique and the
+    change of variables holds almost everywhere. Where the bound holds, the derivative counts as 0.
+
     Args:
-        denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0, differentiable in x_t.
+        denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0, continuous in x_t, and differentiable but for kinks.
         degradation: Hot.
         x: The images, (B, C, H, W); float64 keeps more digits, if the restorer takes it.
         probes: ε of Hutchinson's estimate of the trace, the mean of εᵀ (∂x̂_0/∂x) ε over the probes: (B, K, C, H, W) of

@@ -48,7 +48,9 @@ class _Corrected(Sampler):
             )
 
     @abstractmethod
-    def rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> float | Tensor:
+    def correction_rate(
+        self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float
+    ) -> float | Tensor:
         """ε/σ_t² of a correction at t before the step to s: a number, or one an image (B,).
 
         Args:
@@ -64,7 +66,7 @@ class _Corrected(Sampler):
         x0 = walk.guess(x, t).x0
         residual = x - walk.move(x, x0, t, t, 0.0, 0.0)
         eta = rng.normal(x.shape, walk.generator, like=x)
-        rate = self.rate(walk.degradation, residual, eta, t, s)
+        rate = self.correction_rate(walk.degradation, residual, eta, t, s)
         spread = sigma_at(walk.degradation, t) * (2 * rate) ** 0.5
         if isinstance(rate, Tensor):
             rate, spread = per_image(rate, x), per_image(spread, x)
@@ -103,11 +105,11 @@ class AnnealedLangevin(_Corrected):
         super().__init__(steps, corrections, grid)
         if not 0 < rate <= 1:
             raise ValueError(f"rate={rate}: choose a number in (0, 1], 0.1 as in NCSN")
-        self.constant = rate
+        self.rate = rate
 
-    def rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> float:
+    def correction_rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> float:
         """The same at every level."""
-        return self.constant
+        return self.rate
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(1, 0) to the next level, (0, 0) to the end."""
@@ -162,7 +164,7 @@ class PredictorCorrector(_Corrected):
         super().check(degradation)
         self.predictor.check(degradation)
 
-    def rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> Tensor:
+    def correction_rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> Tensor:
         """min(1, 2 α (r ‖η‖ σ_t/‖x − D_t(x̂_0)‖)²) of each image (B,), in float32 at least."""
         precise = torch.promote_types(residual.dtype, torch.float32)
         signal, noise = (v.flatten(1).to(precise).square().sum(1) for v in (residual, eta))

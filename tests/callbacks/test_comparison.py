@@ -8,9 +8,8 @@ import torch
 from callbacks.runs import Corner, Stored, Tiny, fail, files, run, tiny_module, tiny_trainer
 
 from diffusion_lightning.callbacks import Comparison, Generation
-from diffusion_lightning.callbacks.comparison import label
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, ProbabilityFlow, Quadratic
+from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, Heun, PredictorCorrector, ProbabilityFlow, Rho
 
 pytest_plugins = ["callbacks.runs"]
 
@@ -32,8 +31,8 @@ def test_each_point_is_what_generation_with_that_sampler_logs(tmp_path: Path) ->
         ("DDPM", 2, 2),
         ("DDPM", 3, 3),
     ]
-    for point, rule in zip(look.points, look.rules.values(), strict=True):
-        alone = Generation(10, 0, 0, Corner(), rule, batch_size=4)
+    for point, rule in zip(look.points, look.rules, strict=True):
+        alone = Generation(10, 0, 0, Corner(), rule.sampler, batch_size=4)
         logged = tiny_trainer(tmp_path, alone).validate(module, data, verbose=False)[0]
         assert point.distance == pytest.approx(logged["val/fid_corner/generated"], rel=1e-6)
 
@@ -49,17 +48,36 @@ def test_the_table_and_the_plot_are_written(tmp_path: Path) -> None:
     assert "samplers.png" in files(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("sampler", "expected"),
-    [
-        (ProbabilityFlow(9), "ProbabilityFlow"),
-        (DDIM(eta=0.5), "DDIM(eta=0.5)"),
-        (DDIM(4, 0.5, Quadratic()), "DDIM(eta=0.5, grid=Quadratic)"),
-        (Direct(), "Direct"),
-    ],
-)
-def test_labels_say_what_is_not_as_by_default(sampler, expected) -> None:
-    assert label(sampler) == expected
+class Hidden(ProbabilityFlow):
+    """A rule of a user's, whose argument is required and kept under another name."""
+
+    def __init__(self, secret: float) -> None:
+        super().__init__()
+        self._kept = secret
+
+
+def test_every_rule_has_a_place_of_its_own() -> None:
+    samplers = [Heun(grid=Rho(3)), Heun(grid=Rho(7)), PredictorCorrector(ProbabilityFlow()), PredictorCorrector()]
+    look = Comparison([*samplers, Hidden(1.0), Cold(), Hidden(2.0), Direct()], [2, 3, 2], Corner())
+    assert [(rule.label, rule.steps) for rule in look.rules] == [
+        *[(name, steps) for name in ("Heun(grid=Rho(rho=3))", "Heun(grid=Rho)") for steps in (2, 3)],
+        *[("PredictorCorrector(predictor=ProbabilityFlow)", 2), ("PredictorCorrector(predictor=ProbabilityFlow)", 3)],
+        *[(name, steps) for name in ("PredictorCorrector", "Hidden #1", "Cold", "Hidden #2") for steps in (2, 3)],
+        ("Direct", 1),
+    ]
+    assert [rule.sampler._kept for rule in look.rules if isinstance(rule.sampler, Hidden)] == [1, 1, 2, 2]
+    assert all(rule.sampler.steps == rule.steps for rule in look.rules)
+
+
+def test_a_long_label_is_told_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module, data = fitted_module()
+    sampler = PredictorCorrector(DDIM(eta=0.25), corrections=2, snr=0.125)
+    look = Comparison([sampler], [2], Corner(), tmp_path / "out", images=4)
+    tiny_trainer(tmp_path, look).validate(module, data, verbose=False)
+    name = "PredictorCorrector(predictor=DDIM(eta=0.25), corrections=2, snr=0.125)"
+    assert [row[0] for row in csv.reader((tmp_path / "out/samplers.csv").open())] == ["sampler", name]
+    shown = [line.split("│")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(shown).replace(" ", "") == name.replace(" ", "")
 
 
 def test_nothing_to_compare_is_refused() -> None:

@@ -1,36 +1,44 @@
 """The bits per dimension that validation and test log."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from callbacks.runs import Stored, Tiny, blur, tiny_module, tiny_trainer
+from torch import Tensor
 
-from diffusion_lightning.callbacks import Likelihood
+from diffusion_lightning.callbacks import Likelihood, likelihood
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.metrics.likelihood import bits_per_dimension, dequantize, flow_log_likelihood, rademacher
 from diffusion_lightning.metrics.variational import variational_bound
 from diffusion_lightning.rng import image_generators
 
 
-def measured(root: Path, look: Likelihood, stage: str = "validate", **data) -> float:
-    module = tiny_module(degradation=GaussianNoise(12), denoiser=Tiny())
+def measured(root: Path, look: Likelihood, stage: str = "validate", clip: bool = False, **data) -> float:
+    module = tiny_module(degradation=GaussianNoise(12), denoiser=Tiny(), clip=clip)
     run = getattr(tiny_trainer(root, look), stage)
     (logged,) = run(module, Stored(10, seed=3, **data), verbose=False)
     return logged["val/bpd" if stage == "validate" else "test/bpd"]
 
 
+@pytest.mark.parametrize("clip", [False, True], ids=["guesses as they are", "bounded guesses"])
 @pytest.mark.parametrize("method", ["flow", "bound"])
-def test_it_logs_the_mean_of_the_held_out_images(method: str, tmp_path: Path) -> None:
-    found = measured(tmp_path, Likelihood(7, method, steps=5, probes=2), batch_size=4)
+def test_it_logs_the_mean_of_the_held_out_images(method: str, clip: bool, tmp_path: Path) -> None:
+    found = measured(tmp_path, Likelihood(7, method, steps=5, probes=2), clip=clip, batch_size=4)
     module, data = tiny_module(degradation=GaussianNoise(12), denoiser=Tiny()).eval(), Stored(10, seed=3)
+
+    def bounded(x: Tensor, t: Tensor) -> Tensor:
+        return module(x, t).clamp(-1, 1)
+
+    denoise = bounded if clip else module
     clean = next(data.clean_images("val", 7))
     generators = image_generators(3, range(7), "likelihood")
     if method == "bound":
-        expected = variational_bound(module, module.degradation, clean, generators, 5).total
+        expected = variational_bound(denoise, module.degradation, clean, generators, 5).total
     else:
         spread = dequantize(clean, generators)
-        nats = flow_log_likelihood(module, module.degradation, spread, rademacher(clean, 2, generators), 5)
+        nats = flow_log_likelihood(denoise, module.degradation, spread, rademacher(clean, 2, generators), 5)
         expected = bits_per_dimension(nats, 64)
     assert found == pytest.approx(expected.mean().item(), rel=1e-4)
 
@@ -45,6 +53,19 @@ def test_a_degradation_without_a_density_is_refused_before_training(tmp_path: Pa
     module = tiny_module(degradation=blur())
     with pytest.raises(ValueError, match=r"a likelihood needs a degradation α_t x.*judge it by FID"):
         tiny_trainer(tmp_path, Likelihood(), max_epochs=1).fit(module, Stored(4))
+
+
+@pytest.mark.parametrize(("bits", "warns"), [(563.0, True), (2.6, False)], ids=["563 bits", "2.6 bits"])
+def test_more_bits_than_those_of_random_grey_levels_are_warned_of(
+    bits: float, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "bits_per_dimension", lambda density, size: torch.full_like(density, bits))
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        assert measured(tmp_path, Likelihood(2, steps=1)) == pytest.approx(bits)
+    told = [str(warning.message) for warning in given if "grey levels at random" in str(warning.message)]
+    assert len(told) == warns
+    assert not told or "the method bound" in told[0]
 
 
 def test_weights_and_gradients_are_left_alone(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationBatch, RestorationModule
-from diffusion_lightning.callbacks import Generation, RestorationTable
+from diffusion_lightning.callbacks import Comparison, Generation, Likelihood, RestorationTable
 from diffusion_lightning.callbacks.base import Look
 from diffusion_lightning.data import degrade
+from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.rng import image_generators
-from diffusion_lightning.samplers import Direct
+from diffusion_lightning.samplers import Cold, Direct
 from diffusion_lightning.sheets import grid
 
 
@@ -177,6 +178,52 @@ def test_every_continues_in_a_resumed_run(tmp_path: Path) -> None:
         "images/restored-00000002.png",
         "images/restored-00000006.png",
     }
+
+
+def test_two_of_a_kind_log_and_write_under_names_of_their_own(tmp_path: Path) -> None:
+    looks = [
+        *(Generation(4, features=Corner()), Generation(4, features=Corner(), sampler=Direct(), name="direct")),
+        *(RestorationTable(), RestorationTable(sampler=Direct(), name="one-step")),
+        *(Likelihood(4, steps=2), Likelihood(4, "bound", steps=2, name="bound")),
+    ]
+    got = validate(tmp_path, *looks, module=tiny_module(degradation=GaussianNoise(4)))
+    single = SCORES | {"fid_corner/generated", "bpd", "loss"}
+    named = {f"{score}/one-step" for score in SCORES} | {"fid_corner/generated/direct", "bpd/bound"}
+    assert set(got) == {f"val/{name}" for name in single | named}
+    assert got["val/fid_corner/generated"] != got["val/fid_corner/generated/direct"]
+    assert got["val/rmse/sampled/one-step"] == got["val/rmse/direct"] != got["val/rmse/sampled"]
+    pictures = ("generated", "generated-direct", "trajectory", "trajectory-direct", "restored", "restored-one-step")
+    assert files(tmp_path) == {f"images/{name}-00000000.png" for name in pictures}
+
+
+class Sub(Likelihood):
+    """Logs as its parent does."""
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: [Generation(), Generation(sampler=Direct())], "two Generation callbacks with name=''"),
+        (lambda: [Likelihood(name="a"), Likelihood(name="a")], "two Likelihood callbacks with name='a'"),
+        (lambda: [Sub(), Likelihood()], "two Likelihood callbacks with name=''.*give one of them another name"),
+        (
+            lambda: [Comparison([Cold()], [n], Corner(), "here") for n in (1, 2)],
+            "two Comparison callbacks with output='here'.*give one of them another output",
+        ),
+    ],
+    ids=["two generations", "two of one name", "a class and its child", "two comparisons in one folder"],
+)
+def test_two_under_the_same_name_are_refused_before_training(make: Any, said: str, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, *make(), max_epochs=1)
+    with pytest.raises(ValueError, match=said):
+        trainer.fit(tiny_module(degradation=GaussianNoise(4)), datamodule=Stored(8, batch_size=4))
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("name", ["a/b", "two words", "../up"])
+def test_a_name_that_no_file_could_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"name='{name}': use letters"):
+        Generation(name=name)
 
 
 def test_random_state_mode_and_weights_are_left_as_found(tmp_path: Path) -> None:

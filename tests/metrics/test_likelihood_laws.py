@@ -46,6 +46,18 @@ def test_the_flow_s_density_integrates_to_one_for_a_restorer_that_is_no_conditio
     assert mass.item() == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_flow_s_density_integrates_to_one_where_guesses_are_bounded(schedule):
+    degradation = GaussianNoise(50, schedule)
+    x = torch.linspace(-4, 4, 4801, dtype=torch.float64).view(-1, 1, 1, 1)
+
+    def restorer(x: Tensor, t: Tensor) -> Tensor:
+        return (2 * x + 0.6 * torch.sin(3 * x)).clamp(-1, 1)
+
+    density = flow_log_likelihood(restorer, degradation, x, all_directions(x), 32).exp()
+    assert torch.trapezoid(density.flatten(), x.flatten()).item() == pytest.approx(1, abs=5e-3)
+
+
 def test_the_flow_runs_in_inference_mode_and_takes_estimates():
     degradation = GaussianNoise(100)
     with torch.inference_mode():

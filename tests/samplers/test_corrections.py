@@ -128,7 +128,7 @@ def test_other_steps_change_a_copy_and_its_predictor():
     assert (changed.corrections, changed.snr, changed.calls_per_step) == (2, 0.3, 3)
     assert sampler.with_steps(None) is sampler
     annealed = AnnealedLangevin(5, corrections=4, rate=0.2).with_steps(6)
-    assert (annealed.steps, annealed.corrections, annealed.constant, annealed.calls_per_step) == (6, 4, 0.2, 5)
+    assert (annealed.steps, annealed.corrections, annealed.rate, annealed.calls_per_step) == (6, 4, 0.2, 5)
 
 
 def test_calls_are_those_of_the_corrections_and_of_the_predictor():

@@ -37,7 +37,7 @@ class Mutant(AnnealedLangevin):
 
     def correct(self, walk, x, t, s):
         x0, right = super().correct(walk, x, t, s)
-        pull = self.constant * (x - walk.forward(x0, torch.full((len(x),), t, dtype=x.dtype), walk.params))
+        pull = self.rate * (x - walk.forward(x0, torch.full((len(x),), t, dtype=x.dtype), walk.params))
         return x0, x - self.score * pull + self.noise * (right - x + pull)
 
 
