@@ -168,7 +168,12 @@ class PredictorCorrector(_Corrected):
     def check(self, degradation: Degradation) -> None:
         """Refuse what has no Gaussian noise, and what the predictor refuses."""
         super().check(degradation)
-        self.predictor.check(degradation)
+        try:
+            self.predictor.check(degradation)
+        except ValueError as error:
+            # Its remedies are for a walk by itself, as Cold, which is no predictor; the flow suits all that has noise.
+            reason = str(error).rpartition(": ")[0]
+            raise ValueError(f"predictor={reason}: use predictor=ProbabilityFlow") from error
 
     def rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> Tensor:
         """min(1, 2 α (r ‖η‖ σ_t/‖x − D_t(x̂_0)‖)²) of each image (B,), in float32 at least."""

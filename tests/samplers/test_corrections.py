@@ -15,6 +15,8 @@ from diffusion_lightning.samplers import (
     AnnealedLangevin,
     Cold,
     Direct,
+    Heun,
+    Multistep,
     Naive,
     PredictorCorrector,
     ProbabilityFlow,
@@ -119,12 +121,35 @@ def test_degradations_without_gaussian_noise_are_refused_with_a_remedy(sampler, 
         sampler(steps=2)(Garbage(), degradation, torch.zeros(1, 1, 4, 4))
 
 
-def test_warm_degradations_have_a_score_but_the_predictor_must_suit_them_too():
+def test_warm_degradations_have_a_score():
     warm = GaussianBlur(steps=5, noise=0.3)
     AnnealedLangevin().check(warm)
     PredictorCorrector(ProbabilityFlow()).check(warm)
-    with pytest.raises(ValueError, match=r"DDPM.*GaussianBlur is none: use ProbabilityFlow"):
-        PredictorCorrector().check(warm)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "reason"),
+    [
+        (
+            DDPM(),
+            "predictor=DDPM adds Gaussian noise, which needs a degradation α_t x + σ_t z and GaussianBlur is none",
+        ),
+        (
+            DDIM(eta=0.5),
+            "predictor=DDIM with eta=0.5 adds Gaussian noise, which needs a degradation α_t x + σ_t z and ",
+        ),
+        (Heun(churn=1.0), "predictor=Heun with churn=1.0 adds"),
+        (Multistep(spacing="lambda"), "predictor=Multistep(spacing='lambda') measures"),
+        (PredictorCorrector(), "predictor=predictor=DDPM adds Gaussian noise"),
+    ],
+    ids=["DDPM", "DDIM", "Heun", "Multistep", "one with a predictor of its own"],
+)
+def test_a_predictor_that_does_not_suit_a_degradation_is_named_and_so_is_one_that_does(predictor, reason):
+    warm = GaussianBlur(steps=5, noise=0.3)
+    with pytest.raises(ValueError, match=r": use predictor=ProbabilityFlow$") as refused:
+        PredictorCorrector(predictor).check(warm)
+    assert str(refused.value).startswith(reason)
+    assert str(refused.value).count(": ") == 1
 
 
 @pytest.mark.parametrize("predictor", [Cold, Naive, Direct])
