@@ -23,6 +23,8 @@ class HybridBound(L2):
         weight: How much each time counts in L_simple; the signal-to-noise ratio if None.
     """
 
+    teaches_variance = True
+
     def __init__(self, scale: float = 0.001, weight: Weight | None = None) -> None:
         super().__init__(weight or SNR())
         if not 0 <= scale < math.inf:
@@ -52,11 +54,8 @@ class HybridBound(L2):
             ValueError: The network tells no variance.
         """
         guess, log_variance = as_estimate(restored)
-        if log_variance is None:
-            raise ValueError(
-                "HybridBound needs a network that tells its variance: use the LearnedVariance parameterization and "
-                "twice as many out_channels, or the L2 loss with the SNR weight"
-            )
+        self.check_variance(log_variance is not None)
+        assert log_variance is not None
         simple = super().__call__(guess, clean, t, degradation, params)
         s = previous_time(degradation, t)
         bits = bound_term(degradation, clean, guess.detach(), log_variance, t, s) / math.log(2)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NoReturn
 
 import torch
@@ -38,14 +39,23 @@ WITHOUT_DATA = ("generate", "restore")
 OF_A_CHECKPOINT = ("generate", "restore", "compare")
 WITHOUT_LOGS = ("generate", "restore", "preview", "compare", "predict")
 
-UNION = (
+SUBTYPES = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: - "
+SHORTER = (
     (r"- Expected a path but \S+ either not accessible or invalid - ", ""),
-    (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - ", ""),
+    (SUBTYPES, ""),
     (r" - Expected a <class 'NoneType'>", ""),
     (r" Given value type: .*?(?= \(see --help\)|$)", ""),
-    (r"Expected a dot import path string: (\S+)", r"there is no class \1: give its name or its import path"),
+    (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
+    (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
+    (r"Expected an instantiatable class, but \S+ is abstract", "say the class first, then its arguments: CHOOSE"),
+    (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "say the class_path beside init_args: CHOOSE"),
+    (
+        r"((?:does not accept option|unrecognized arguments:) .*\bmodel\.(?:discriminator|discriminator_optimizer|"
+        r"adversarial_weight)\b.*)",
+        r"\1: the command line of that model is python -m diffusion_lightning.adversarial",
+    ),
 )
-"""What jsonargparse says of a value that fits none of several types, and the part that helps."""
+"""What jsonargparse says, as of a value that fits none of several types, and the part that helps."""
 
 
 class Parser(LightningArgumentParser):
@@ -171,9 +181,28 @@ def one_line(message: str) -> str:
     if "Traceback (most recent call last)" in plain:
         plain = plain.splitlines()[-1].partition(": ")[2] or plain
     plain = " ".join(plain.split())
-    for pattern, shorter in UNION:
+    choices = _choices(plain)
+    for pattern, shorter in SHORTER:
         plain = re.sub(pattern, shorter, plain)
-    return plain
+    return plain.replace("CHOOSE", choices)
+
+
+def _choices(message: str) -> str:
+    """The words and the classes of this package that a value could be, by the types of which it is none."""
+    types = "".join(re.findall(SUBTYPES, message)[-1:])  # the innermost of those that hold each other
+    words = [word for literal in re.findall(r"Literal\[(.*?)\]", types) for word in re.findall(r"'(\w+)'", literal)]
+    for path in re.findall(rf"<class '({__package__}\.[\w.]+)'>", types):
+        concrete = {found.__name__ for found in _descent(locate(path)) if not inspect.isabstract(found)}
+        words += sorted(name for name in concrete if name[0] != "_")
+    return f"choose {', '.join(words)} or an import path" if words else "give its name or its import path"
+
+
+def _descent(above: Any) -> set[type]:
+    """A class of this package and those that descend from it; of what is none, nothing."""
+    if not isinstance(above, type) or not above.__module__.startswith(f"{__package__}."):
+        return set()
+    below: list[type] = above.__subclasses__()
+    return {above}.union(*map(_descent, below))
 
 
 def gathered(words: Sequence[str]) -> list[str]:

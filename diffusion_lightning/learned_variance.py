@@ -37,6 +37,8 @@ class LearnedVariance(Parameterization):
         base: What the first C channels mean.
     """
 
+    tells_variance = True
+
     def __init__(self, base: Parameterization) -> None:
         self.base = base
 
@@ -68,12 +70,7 @@ class LearnedVariance(Parameterization):
         Raises:
             ValueError: The network has not 2C channels.
         """
-        channels = x.shape[1]
-        if output.shape[1] != 2 * channels:
-            raise ValueError(
-                f"LearnedVariance needs {2 * channels} output channels for images of {channels} and the network has "
-                f"{output.shape[1]}: set --model.denoiser.out_channels {2 * channels}"
-            )
+        self._check_channels(x.shape[1], output.shape[1])
         mean, between = output.chunk(2, 1)
         return Estimate(
             as_estimate(self.base.restore(degradation, x, t, mean, numbers)).x0,

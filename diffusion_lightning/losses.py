@@ -74,6 +74,9 @@ class RestorationLoss(ABC):
         weight: How much each time counts; every time alike if None.
     """
 
+    teaches_variance: bool = False
+    """Whether it looks at the variance that a network tells beside x̂_0, and so needs one that does."""
+
     def __init__(self, weight: Weight | None = None) -> None:
         self.weight = weight
 
@@ -85,6 +88,20 @@ class RestorationLoss(ABC):
         """Raise a ``ValueError`` that names the remedy where the loss is not defined."""
         if self.weight is not None:
             self.weight.check(degradation)
+
+    def check_variance(self, told: bool) -> None:
+        """Raise a ``ValueError`` where the network tells a variance that this would not teach, or none to teach."""
+        name = type(self).__name__
+        if told and not self.teaches_variance:
+            raise ValueError(
+                f"{name} would leave the variance that LearnedVariance tells untrained: use the HybridBound loss, or "
+                "the base parameterization alone"
+            )
+        if self.teaches_variance and not told:
+            raise ValueError(
+                f"{name} needs a network that tells its variance: use the LearnedVariance parameterization and twice "
+                "as many out_channels, or the L2 loss with the SNR weight"
+            )
 
     def __call__(
         self,

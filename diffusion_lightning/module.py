@@ -80,6 +80,8 @@ class RestorationModule(LightningModule):
         self.walk_seed = 0
         for part in (self.parameterization, self.loss, self.sampler, self.times, *([guidance] if guidance else [])):
             part.check(degradation)
+        self.parameterization.check_network(denoiser)
+        self.loss.check_variance(self.parameterization.tells_variance)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | Told | None = None) -> Tensor | Estimate:
         """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,).

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.schedules import per_image
@@ -26,12 +26,28 @@ class Coefficients(NamedTuple):
 class Parameterization(ABC):
     """What a network predicts, and so how its output becomes x̂_0."""
 
+    tells_variance: bool = False
+    """Whether the network has as many channels again, which tell how sure it is: its loss must teach them."""
+
     @abstractmethod
     def coefficients(self, degradation: Degradation, t: Tensor) -> Coefficients:
         """The four numbers at the times t (B,), in the dtype of t."""
 
     def check(self, degradation: Degradation) -> None:
         """Raise a ``ValueError`` that names the remedy where this degradation cannot be parameterised so."""
+
+    def check_network(self, denoiser: nn.Module) -> None:
+        """Raise a ``ValueError`` where a network that says its ``image_channels``, in and out, has other ones."""
+        if (pair := getattr(denoiser, "image_channels", None)) is not None:
+            self._check_channels(*pair)
+
+    def _check_channels(self, channels: int, out: int) -> None:
+        needed = 2 * channels if self.tells_variance else channels
+        if out != needed:
+            raise ValueError(
+                f"{type(self).__name__} needs {needed} output channels for images of {channels} and the network has "
+                f"{out}: set --model.denoiser.out_channels {needed}"
+            )
 
     def restore(
         self, degradation: Degradation, x: Tensor, t: Tensor, output: Tensor, numbers: Coefficients

@@ -129,8 +129,9 @@ class Mixture(Prior):
 class ChannelMeans(Mixture):
     """A Gaussian mixture on the channel means of D_1(x_0), drawn as a constant image, plus σ_1 z.
 
-    For noise this is N(0, σ_1²), for blur down to the mean the paper's start (2208.09392, sec. 5.2), for animorphosis
-    an animal, and for fading to a drawn colour that colour.
+    For noise that leaves nothing of the image (α_1 ≈ 0: cosine, linear, VP, Straight) this is N(0, σ_1²); where α_1 = 1
+    (VE, Karras) σ_1 z lies on a drawn colour. For blur down to the mean it is the paper's start (2208.09392, sec. 5.2),
+    for animorphosis an animal, and for fading to a drawn colour that colour.
 
     Args:
         components: Gaussians of the mixture, with full covariances.

@@ -1,5 +1,6 @@
 """The module: what it predicts and minimises, what it refuses, and what its checkpoints hold."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from diffusion_lightning import RestorationModule
+from diffusion_lightning.bounds import HybridBound
 from diffusion_lightning.callbacks import EMA, Generation, RestorationTable
 from diffusion_lightning.data import degrade
 from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.denoisers import UNet
+from diffusion_lightning.learned_variance import LearnedVariance
 from diffusion_lightning.losses import L1, L2, SNR
 from diffusion_lightning.parameterization import X0, Coefficients, Eps, Parameterization, Residual, V
 from diffusion_lightning.priors import HeldOut
@@ -89,6 +93,38 @@ def test_defaults_are_those_of_the_paper_and_the_design() -> None:
 def test_combinations_that_make_no_sense_are_refused_at_once(parts: dict[str, Any], remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         tiny_module(**parts)
+
+
+TOLD = {"parameterization": LearnedVariance(Eps()), "denoiser": UNet(1, 8, [1], 1, out_channels=2)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            TOLD,
+            "L1 would leave the variance that LearnedVariance tells untrained: use the HybridBound loss, or the base",
+        ),
+        (TOLD | {"loss": L2(SNR())}, "L2 would leave the variance"),
+        ({"loss": HybridBound()}, "HybridBound needs a network that tells its variance: use the LearnedVariance"),
+        (
+            TOLD | {"loss": HybridBound(), "denoiser": UNet(1, 8, [1], 1)},
+            "LearnedVariance needs 2 output channels for images of 1 and the network has 1: "
+            "set --model.denoiser.out_channels 2",
+        ),
+        (
+            {"denoiser": UNet(3, 8, [1], 1, out_channels=6), "parameterization": Eps()},
+            "Eps needs 3 output channels for images of 3 and the network has 6: set --model.denoiser.out_channels 3",
+        ),
+    ],
+    ids=["variance with L1", "variance with L2", "a bound without variance", "too few channels", "too many channels"],
+)
+def test_a_variance_needs_its_loss_and_its_channels_before_anything_is_trained(
+    parts: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        tiny_module(degradation=GaussianNoise(10), **parts)
+    tiny_module(degradation=GaussianNoise(10), **TOLD | {"loss": HybridBound()})
 
 
 @pytest.mark.parametrize("parameterization", [X0(), Residual(), V()])

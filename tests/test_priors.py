@@ -7,6 +7,7 @@ from diffusion_lightning import priors
 from diffusion_lightning.datasets import StoredPictures
 from diffusion_lightning.degradations import Animorphosis, Compose, Fade, GaussianBlur, GaussianNoise, Pixelate
 from diffusion_lightning.images import from_uint8
+from diffusion_lightning.noise_schedules import VE, Karras
 from diffusion_lightning.priors import ChannelMeans, HeldOut, LastPixels
 from diffusion_lightning.rng import image_generators, keyed_generator
 
@@ -100,6 +101,20 @@ def test_for_noise_the_start_is_the_noise_of_the_end(schedule):
     correlation = torch.corrcoef(pixels.T) - torch.eye(pixels.shape[1])
     assert correlation.abs().max() < 5.5 / len(x) ** 0.5
     assert (x - sigma * params["noise"]).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("schedule", [VE(0.01, 3.0), Karras(0.002, 3.0)], ids=["VE", "Karras"])
+def test_noise_over_an_image_that_does_not_fade_starts_from_a_drawn_colour(schedule):
+    """N(0, σ_1²) would lack the images' channel means and their spread."""
+    degradation, images = GaussianNoise(steps=100, schedule=schedule), coloured_images(500)
+    prior = fitted(ChannelMeans(), degradation, images)
+    x, params = prior.sample(degradation, image_generators(0, range(4000)))
+    colours = x - 3 * params["noise"]
+    assert torch.allclose(colours, colours[:, :, :1, :1].expand_as(colours), atol=1e-5)
+    mean, covariance = moments(images)
+    drawn = colours[:, :, 0, 0].double()
+    assert torch.allclose(drawn.mean(0), mean, atol=5 * covariance.diagonal().max().item() ** 0.5 / 4000**0.5)
+    assert torch.allclose(drawn.T.cov(), covariance, atol=8 * covariance.diagonal().max().item() / 4000**0.5)
 
 
 def test_a_mixture_of_two_finds_two_groups_of_colours():

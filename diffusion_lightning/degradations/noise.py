@@ -27,7 +27,10 @@ class GaussianNoise(Degradation):
     def __init__(self, steps: int = 1000, schedule: Literal["cosine", "linear"] | NoiseSchedule = "cosine") -> None:
         super().__init__(steps)
         if isinstance(schedule, str) and schedule not in SCHEDULES:
-            raise ValueError(f"schedule={schedule!r}: choose {' or '.join(SCHEDULES)}, or a class of noise_schedules")
+            raise ValueError(
+                f"schedule={schedule!r}: choose {' or '.join(SCHEDULES)}, or a class of noise_schedules: "
+                "Cosine, Linear, VP, SubVP, VE, Karras or Straight"
+            )
         self.schedule = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
 
     @property

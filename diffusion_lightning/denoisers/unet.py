@@ -72,6 +72,7 @@ class UNet(nn.Module):
                     f"{name} {unreached} is at no level: {len(factors)} multipliers make factors {factors}"
                 )
         self.channels = channels
+        self.image_channels = (channels, channels if out_channels is None else out_channels)
         self.factor = factors[-1]
         self.condition_dim = condition_dim
         self.token_dim = token_dim
@@ -104,7 +105,7 @@ class UNet(nn.Module):
         self.upsample = resamplers(((coarse, fine) for fine, coarse in pairwise(widths)), up=True)
         self.up = stages()
         self.norm = nn.GroupNorm(widths[0] // GROUP, widths[0])
-        self.output = zero(nn.Conv2d(widths[0], channels if out_channels is None else out_channels, 3, padding=1))
+        self.output = zero(nn.Conv2d(widths[0], self.image_channels[1], 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, vector: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
         """The network's image.

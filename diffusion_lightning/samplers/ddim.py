@@ -27,8 +27,9 @@ class DDIM(Sampler):
     def check(self, degradation: Degradation) -> None:
         """With η > 0, refuse what is not α_t x + σ_t z with Gaussian z."""
         if self.eta > 0 and not degradation.hot_gaussian:
+            name = f"DDIM with eta={self.eta}" if type(self) is DDIM else type(self).__name__
             raise ValueError(
-                f"{type(self).__name__} with eta={self.eta} adds Gaussian noise, which needs a degradation "
+                f"{name} adds Gaussian noise, which needs a degradation "
                 f"α_t x + σ_t z and {type(degradation).__name__} is none: use ProbabilityFlow or Cold"
             )
 

@@ -87,9 +87,10 @@ class _Corrected(Sampler):
 class AnnealedLangevin(_Corrected):
     """Annealed Langevin dynamics (NCSN, 1907.05600, alg. 1), ending with NCSNv2's denoising step (2006.09011, alg. 1).
 
-    At every level ε = rate·σ_t², then κ = 1, ζ = 0: the image keeps its residual, so for α = 1 it stays as it is, and
-    the corrections of the next level bring the noise down from σ_t. Levels must therefore lie close, as on a VE
-    schedule. The last step gives x̂_0.
+    At every level ε = rate·σ_t², then κ = 1, ζ = 0: the image keeps its residual, and the corrections of the next level
+    bring the noise down from σ_t. Levels must therefore lie close, as on a VE schedule. The last step gives x̂_0. Where
+    α is the same at two levels, as on that schedule, the image stays as it is without a network call between them: N
+    levels of M corrections are N·M + 1 calls, elsewhere N·(M + 1).
 
     Args:
         steps: Noise levels of a walk; the degradation's own T if None.
@@ -114,6 +115,13 @@ class AnnealedLangevin(_Corrected):
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(1, 0) to the next level, (0, 0) to the end."""
         return (1.0 if s > 0 else 0.0), 0.0
+
+    def advance(self, walk: Walk, x: Tensor, t: float, s: float) -> Tensor:
+        """x + D_s(x̂_0) − D_t(x̂_0): where D_s = α_s = α_t that is x for any x̂_0, and none is asked for."""
+        degradation = walk.degradation
+        if s > 0 and degradation.scalar and alpha_at(degradation, s) == alpha_at(degradation, t):
+            return x
+        return super().advance(walk, x, t, s)
 
 
 class PredictorCorrector(_Corrected):
@@ -162,7 +170,12 @@ class PredictorCorrector(_Corrected):
     def check(self, degradation: Degradation) -> None:
         """Refuse what has no Gaussian noise, and what the predictor refuses."""
         super().check(degradation)
-        self.predictor.check(degradation)
+        try:
+            self.predictor.check(degradation)
+        except ValueError as error:
+            # Its remedies are for a walk by itself, as Cold, which is no predictor; the flow suits all that has noise.
+            reason = str(error).rpartition(": ")[0]
+            raise ValueError(f"predictor={reason}: use predictor=ProbabilityFlow") from error
 
     def correction_rate(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> Tensor:
         """min(1, 2 α (r ‖η‖ σ_t/‖x − D_t(x̂_0)‖)²) of each image (B,), in float32 at least."""

@@ -127,13 +127,18 @@ class Failure(NamedTuple):
     text: str
 
 
-def fail(folder: Path, capsys: pytest.CaptureFixture[str], *words: object) -> Failure:
+def fail(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    *words: object,
+    module: type[RestorationModule] | None = None,
+) -> Failure:
     """Run what must fail: its exit status, the lines of standard error that say ``error:``, and all of both streams."""
     capsys.readouterr()
     with working_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["diffusion-lightning"])
         with pytest.raises(SystemExit) as end:
-            cli.main([str(word) for word in words], module_class(words))
+            cli.main([str(word) for word in words], module or module_class(words))
     streams = capsys.readouterr()
     errors = [line for line in streams.err.splitlines() if line.startswith("error:")]
     assert isinstance(end.value.code, int)

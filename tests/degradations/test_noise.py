@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 
+from diffusion_lightning import noise_schedules
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.rng import keyed_generator
 
@@ -62,5 +64,11 @@ def test_single_precision_keeps_the_first_noise_levels():
 
 
 def test_an_unknown_schedule_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="schedule='sigmoid': choose cosine or linear"):
+    with pytest.raises(ValueError, match=r"schedule='sigmoid': choose cosine or linear, or a class of") as refused:
         GaussianNoise(schedule="sigmoid")
+    classes = {
+        name
+        for name, found in vars(noise_schedules).items()
+        if isinstance(found, type) and issubclass(found, noise_schedules.NoiseSchedule) and name[0] != "_"
+    } - {"NoiseSchedule"}
+    assert set(re.split(", | or ", str(refused.value).rpartition("noise_schedules: ")[2])) == classes

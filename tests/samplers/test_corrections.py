@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracles import Garbage, Perfect
 
-from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
-from diffusion_lightning.noise_schedules import VE
+from diffusion_lightning.degradations import Compose, GaussianBlur, GaussianNoise
+from diffusion_lightning.noise_schedules import VE, Karras
 from diffusion_lightning.rng import keyed_generator
 from diffusion_lightning.samplers import (
     DDIM,
@@ -15,6 +15,8 @@ from diffusion_lightning.samplers import (
     AnnealedLangevin,
     Cold,
     Direct,
+    Heun,
+    Multistep,
     Naive,
     PredictorCorrector,
     ProbabilityFlow,
@@ -61,6 +63,52 @@ def test_many_corrections_of_a_perfect_restorer_give_the_forward_s_variance_over
     assert halfway.var().item() == pytest.approx(expected, rel=5 * (2 / clean.numel()) ** 0.5)
 
 
+@pytest.mark.parametrize(
+    ("make", "between"),
+    [
+        (lambda: GaussianNoise(20, VE(0.1, 4.0)), 0),
+        (lambda: GaussianNoise(20, Karras()), 0),
+        (lambda: Compose([GaussianBlur(20, 5)], steps=20, schedule=VE(0.1, 4.0)), 1),
+        (lambda: GaussianNoise(20), 1),
+    ],
+    ids=["VE", "Karras", "VE noise over blur", "cosine"],
+)
+@pytest.mark.parametrize(("levels", "corrections"), [(20, 2), (7, 1), (1, 3)])
+def test_annealed_langevin_asks_for_a_guess_between_levels_only_where_the_image_itself_fades(
+    make, between, levels, corrections
+):
+    asked = []
+
+    def denoise(x, t):
+        asked.append(t[0].item())
+        return x.tanh()
+
+    x = torch.linspace(-1, 1, 32, dtype=torch.float64).view(2, 1, 4, 4)
+    degradation, sampler = make(), AnnealedLangevin(levels, corrections)
+    walk = list(sampler.trajectory(denoise, degradation, x, {}, keyed_generator("walk")))
+    assert [step.t for step in walk] == sampler.times(degradation)
+    last = walk[-2].t
+    expected = [step.t for step in walk[:-1] for _ in range(corrections + (step.t == last or between))]
+    assert asked == expected
+
+
+class Always(AnnealedLangevin):
+    """Takes the step between levels by the rule, whatever it does."""
+
+    def advance(self, walk, x, t, s):
+        return walk.move(x, walk.guess(x, t).x0, t, s, *self.coefficients(walk.degradation, t, s))
+
+
+@pytest.mark.parametrize("make", WALKS.values(), ids=WALKS)
+def test_the_calls_left_out_change_nothing(make):
+    degradation, x = make(), torch.linspace(-3, 3, 32, dtype=torch.float64).view(2, 1, 4, 4)
+    walks = (
+        rule(9, 2)(lambda x, t: x.tanh(), degradation, x, {}, keyed_generator("walk"))
+        for rule in (AnnealedLangevin, Always)
+    )
+    assert torch.allclose(*walks, rtol=0, atol=1e-13)
+
+
 class Pictures(GaussianNoise):
     gaussian_noise = False
 
@@ -73,12 +121,35 @@ def test_degradations_without_gaussian_noise_are_refused_with_a_remedy(sampler, 
         sampler(steps=2)(Garbage(), degradation, torch.zeros(1, 1, 4, 4))
 
 
-def test_warm_degradations_have_a_score_but_the_predictor_must_suit_them_too():
+def test_warm_degradations_have_a_score():
     warm = GaussianBlur(steps=5, noise=0.3)
     AnnealedLangevin().check(warm)
     PredictorCorrector(ProbabilityFlow()).check(warm)
-    with pytest.raises(ValueError, match=r"DDPM.*GaussianBlur is none: use ProbabilityFlow"):
-        PredictorCorrector().check(warm)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "reason"),
+    [
+        (
+            DDPM(),
+            "predictor=DDPM adds Gaussian noise, which needs a degradation α_t x + σ_t z and GaussianBlur is none",
+        ),
+        (
+            DDIM(eta=0.5),
+            "predictor=DDIM with eta=0.5 adds Gaussian noise, which needs a degradation α_t x + σ_t z and ",
+        ),
+        (Heun(churn=1.0), "predictor=Heun with churn=1.0 adds"),
+        (Multistep(spacing="lambda"), "predictor=Multistep(spacing='lambda') measures"),
+        (PredictorCorrector(), "predictor=predictor=DDPM adds Gaussian noise"),
+    ],
+    ids=["DDPM", "DDIM", "Heun", "Multistep", "one with a predictor of its own"],
+)
+def test_a_predictor_that_does_not_suit_a_degradation_is_named_and_so_is_one_that_does(predictor, reason):
+    warm = GaussianBlur(steps=5, noise=0.3)
+    with pytest.raises(ValueError, match=r": use predictor=ProbabilityFlow$") as refused:
+        PredictorCorrector(predictor).check(warm)
+    assert str(refused.value).startswith(reason)
+    assert str(refused.value).count(": ") == 1
 
 
 @pytest.mark.parametrize("predictor", [Cold, Naive, Direct])

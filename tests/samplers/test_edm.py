@@ -5,13 +5,16 @@ import math
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from paper import settings
+from samplers.mixtures import mixture
 from samplers.test_ddim import noise
 from samplers.test_identities import SHAPE, same, times
 
-from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.degradations import Degradation, GaussianNoise
 from diffusion_lightning.noise_schedules import VE, Karras
 from diffusion_lightning.rng import keyed_generator
-from diffusion_lightning.samplers import Heun
+from diffusion_lightning.samplers import Heun, Sampler
 from diffusion_lightning.samplers.grids import Rho
 from diffusion_lightning.schedules import per_image
 
@@ -83,3 +86,51 @@ def test_churn_never_leaves_the_range_of_t():
     assert len(list(walk)) == 5
     assert max(t.max().item() for t in asked) == 1
     assert asked[0].unique().tolist() == [1.0]
+
+
+def algorithm_1(denoise, x, sigma):
+    """2206.00364, Algorithm 1, with σ(t) = t and s(t) = 1, from D(x; σ)."""
+    for now, after in itertools.pairwise(sigma):
+        d = (x - denoise(x, now)) / now
+        ahead = x + (after - now) * d
+        if after != 0:
+            d_prime = (ahead - denoise(ahead, after)) / after
+            ahead = x + (after - now) * (d + d_prime) / 2
+        x = ahead
+    return x
+
+
+def mixture_mean(x, sigma):
+    """D(x; σ) = E[x_0 | x_0 + σ n = x] of the mixture of samplers.mixtures, by Gaussian conditioning: (B, 1, 1, 2)."""
+    law, points = mixture(GaussianNoise(2)), x.flatten(1)
+    log_weights, guesses = [], []
+    for weight, mean, covariance in zip(law.weights, law.means.flatten(1), law.covariances, strict=True):
+        total = covariance + sigma**2 * torch.eye(2, dtype=torch.float64)
+        away = torch.linalg.solve(total, (points - mean).T).T
+        log_weights.append(weight.log() - (torch.logdet(total) + ((points - mean) * away).sum(1)) / 2)
+        guesses.append(mean + away @ covariance)
+    return torch.einsum("kb,kbi->bi", torch.stack(log_weights).softmax(0), torch.stack(guesses)).view_as(x)
+
+
+def test_the_published_setting_is_edm_s_algorithm_1_on_a_mixture_of_gaussians():
+    """The sampler and the degradation of configs/paper/edm_cifar10.yaml, with the conditional mean for the network."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--sampler", type=Sampler)
+    parser.add_argument("--degradation", type=Degradation)
+    said = {name: settings("edm_cifar10")["model"][name] for name in ("sampler", "degradation")}
+    built = parser.instantiate_classes(parser.parse_object(said))
+    sampler, degradation = built.sampler, built.degradation
+
+    n, rho, low, high = 18, 7, 0.002, 80.0
+    sigma = [(high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n)] + [
+        0.0
+    ]
+    x, calls = high * noise(500, 1, 1, 2), []
+    oracle = mixture(degradation)
+    walked = sampler(lambda x, t: calls.append(t) or oracle(x, t), degradation, x)
+    expected = algorithm_1(mixture_mean, x, sigma)
+    assert walked.dtype == torch.float64
+    assert torch.allclose(walked, expected, rtol=0, atol=1e-11)
+    assert len(calls) == 35
+    other = Heun(n, Rho(), average="x0")(oracle, degradation, x)
+    assert (other - expected).abs().max() > 1e-3, "another second-order average is told apart"
