@@ -4,16 +4,13 @@ Values come from the command line, else from YAML, else from the checkpoint's hy
 """
 
 import inspect
-import json
 import os
 import pickle
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from pydoc import locate
 from typing import Any, NoReturn
 
 import torch
@@ -30,32 +27,14 @@ import diffusion_lightning.denoisers
 import diffusion_lightning.learned_variance
 import diffusion_lightning.metrics  # noqa: F401
 from diffusion_lightning.callbacks import PictureWriter
+from diffusion_lightning.commands import gathered, one_line, value_of
 from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.trainer import DiffusionTrainer
 
-REPEATABLE = ("--prompt", "--label", "--then")
 WITHOUT_DATA = ("generate", "restore")
 OF_A_CHECKPOINT = ("generate", "restore", "compare")
 WITHOUT_LOGS = ("generate", "restore", "preview", "compare", "predict")
-
-SUBTYPES = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: - "
-SHORTER = (
-    (r"- Expected a path but \S+ either not accessible or invalid - ", ""),
-    (SUBTYPES, ""),
-    (r" - Expected a <class 'NoneType'>", ""),
-    (r" Given value type: .*?(?= \(see --help\)|$)", ""),
-    (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
-    (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
-    (r"Expected an instantiatable class, but \S+ is abstract", "say the class first, then its arguments: CHOOSE"),
-    (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "say the class_path beside init_args: CHOOSE"),
-    (
-        r"((?:does not accept option|unrecognized arguments:) .*\bmodel\.(?:discriminator|discriminator_optimizer|"
-        r"adversarial_weight)\b.*)",
-        r"\1: the command line of that model is python -m diffusion_lightning.adversarial",
-    ),
-)
-"""What jsonargparse says, as of a value that fits none of several types, and the part that helps."""
 
 
 class Parser(LightningArgumentParser):
@@ -115,7 +94,7 @@ class DiffusionCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Let a checkpoint's hyperparameters be the defaults, so that YAML and the command line override them."""
         words = gathered(list(args) if isinstance(args, Sequence) else sys.argv[1:])
-        path = _value_of("--ckpt_path", words)
+        path = value_of("--ckpt_path", words)
         subcommand = next((word for word in words if word in self._subcommand_parsers), None)
         keyword = path in ("last", "best", "hpc")
         if (path is None or keyword) and subcommand in OF_A_CHECKPOINT and not {"--help", "-h"} & set(words):
@@ -173,70 +152,6 @@ def main(args: Sequence[str] | None = None, module: type[LightningModule] = Rest
         remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
         sys.stderr.write(f"error: {remedy if unfit else one_line(str(error))}\n")
         raise SystemExit(1) from error
-
-
-def one_line(message: str) -> str:
-    """A message without line breaks and terminal colours; of a worker's traceback the last line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", message).strip()
-    if "Traceback (most recent call last)" in plain:
-        plain = plain.splitlines()[-1].partition(": ")[2] or plain
-    plain = " ".join(plain.split())
-    choices = _choices(plain)
-    for pattern, shorter in SHORTER:
-        plain = re.sub(pattern, shorter, plain)
-    return plain.replace("CHOOSE", choices)
-
-
-def _choices(message: str) -> str:
-    """The words and the classes of this package that a value could be, by the types of which it is none."""
-    types = "".join(re.findall(SUBTYPES, message)[-1:])  # the innermost of those that hold each other
-    words = [word for literal in re.findall(r"Literal\[(.*?)\]", types) for word in re.findall(r"'(\w+)'", literal)]
-    for path in re.findall(rf"<class '({__package__}\.[\w.]+)'>", types):
-        concrete = {found.__name__ for found in _descent(locate(path)) if not inspect.isabstract(found)}
-        words += sorted(name for name in concrete if name[0] != "_")
-    return f"choose {', '.join(words)} or an import path" if words else "give its name or its import path"
-
-
-def _descent(above: Any) -> set[type]:
-    """A class of this package and those that descend from it; of what is none, nothing."""
-    if not isinstance(above, type) or not above.__module__.startswith(f"{__package__}."):
-        return set()
-    below: list[type] = above.__subclasses__()
-    return {above}.union(*map(_descent, below))
-
-
-def gathered(words: Sequence[str]) -> list[str]:
-    """The words with the values of each repeatable flag in one list, where the first of them stood."""
-    found: dict[str, list[str]] = {}
-    kept: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        flag, equals, value = word.partition("=")
-        if flag not in REPEATABLE:
-            kept.append(word)
-            continue
-        if flag not in found:
-            kept.append(flag)
-        following = value if equals else next(rest, None)
-        if following is not None:
-            found.setdefault(flag, []).append(following)
-    return [f"{word}={_as_list(word, found[word])}" if word in found else word for word in kept]
-
-
-def _as_list(flag: str, values: list[str]) -> str:
-    """JSON of the values; what is a list already is taken as it is."""
-    if len(values) == 1 and values[0].startswith("["):
-        return values[0]
-    return json.dumps(values) if flag != "--label" else f"[{', '.join(values)}]"
-
-
-def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    for word, following in zip(words, [*words, None][1:], strict=True):
-        if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
 
 
 def _hyperparameters(path: str) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class RestorationModule(LightningModule):
         """The denoiser that is told this, encoded once: (x_t, t) → x̂_0; of None one that is told nothing."""
         if self.conditioner is None:
             return self
-        with torch.no_grad(), self._precision():
+        with torch.inference_mode(False), torch.no_grad(), self._precision():  # likelihoods differentiate in x_t
             told = self.conditioner.tell(condition)
         return lambda x, t: self(x, t, told)
 

@@ -50,6 +50,7 @@ FLOORS = {
     "data": 5,
     "callbacks": 5,
     "cascade": 6,
+    "commands": 6,
     "trainer": 7,
     "cli": 8,
     "__main__": 9,

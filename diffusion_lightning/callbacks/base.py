@@ -1,7 +1,7 @@
 """What the callbacks that look at images share: when to look, and where pictures and scores go."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.images import save_picture
 from diffusion_lightning.metrics.fid import FrechetDistances
 from diffusion_lightning.module import RestorationModule
@@ -142,6 +143,11 @@ def _ours(module: LightningModule) -> RestorationModule:
     if not isinstance(module, RestorationModule):
         raise ValueError(f"this callback looks at a RestorationModule, got {type(module).__name__}")
     return module
+
+
+def told_in_turn(trainer: Trainer, indices: Iterable[int]) -> Condition | None:
+    """What generated images are told: image i the label and caption of held-out picture i, and round again."""
+    return trainer.datamodule.condition("val", indices) or None  # type: ignore[attr-defined]  # set by Lightning
 
 
 def score_name(features: nn.Module | None) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from diffusion_lightning.callbacks.base import Look, score_name
+from diffusion_lightning.callbacks.base import Look, score_name, told_in_turn
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.labels import label
@@ -96,7 +96,9 @@ class Comparison(Look):
                 counted: list[int] = []
                 hook = module.register_forward_hook(lambda *_, counted=counted: counted.append(1))
                 for indices in parts:
-                    self.distances.update(rule.name, module.generate(indices, self.seed, rule.sampler))
+                    told = told_in_turn(trainer, indices)
+                    images = module.generate(indices, self.seed, rule.sampler, condition=told)
+                    self.distances.update(rule.name, images)
                     progress.advance(task)
                 hook.remove()
                 calls[rule.name] = len(counted) // max(len(parts), 1)

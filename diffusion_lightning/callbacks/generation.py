@@ -5,7 +5,8 @@ from lightning.pytorch import Trainer
 from rich import get_console
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name
+from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name, told_in_turn
+from diffusion_lightning.data.asked import describe
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.sheets import grid, sheet
@@ -14,6 +15,8 @@ from diffusion_lightning.types import RestorationBatch
 
 class Generation(Look):
     """Walks images from the prior to t = 0; image i is the same every time, for any number of devices.
+
+    A model that hears labels or captions is told those of the held-out pictures in turn.
 
     Args:
         images: Images to generate.
@@ -65,9 +68,8 @@ class Generation(Look):
         first = follow if trainer.is_global_zero and self.trajectories > 0 else None
         for start in range(0, len(share), self.batch_size):
             indices = share[start : start + self.batch_size]
-            told = trainer.datamodule.condition("val", indices)  # type: ignore[attr-defined]  # set by Lightning
-            follow_first = first if start == 0 else None
-            images = module.generate(indices, self.seed, self.sampler, follow_first, told)
+            told, watch = told_in_turn(trainer, indices), first if start == 0 else None
+            images = module.generate(indices, self.seed, self.sampler, watch, told)
             kept.append(images)
             if self.distances is not None:
                 self.distances.update("generated", images)
@@ -77,14 +79,17 @@ class Generation(Look):
         if trainer.is_global_zero:
             value = distances.get("generated")
             made = self.titled(f"{self.images} generated", ", ")
-            told = [] if value is None else [f"{score_name(self.features)} of {made}: {value:.3f}"]
+            lines = [] if value is None else [f"{score_name(self.features)} of {made}: {value:.3f}"]
             if self.pictures > 0:
-                told.append(str(publish(trainer, folder, self.titled("generated", "-"), grid(shown))))
+                heard = module.conditioner is not None
+                captions = describe(told_in_turn(trainer, range(len(shown)))) if heard else None
+                picture = grid(shown, captions=captions)
+                lines.append(str(publish(trainer, folder, self.titled("generated", "-"), picture)))
             if self.trajectories > 0:
                 times, strip = zip(*_spread(points, 9), strict=True)
                 drawn = sheet(torch.stack(strip, 1), [f"t={t:.2f}" for t in times])
                 publish(trainer, folder, self.titled("trajectory", "-"), drawn)
-            get_console().print("  ".join(told), soft_wrap=True)
+            get_console().print("  ".join(lines), soft_wrap=True)
 
     def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:
         """The first ``pictures`` images in order, on every rank: rank r has made images r, r + world size, …"""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from diffusion_lightning.callbacks.base import Look
+from diffusion_lightning.conditions import take
 from diffusion_lightning.metrics.likelihood import (
     bits_per_dimension,
     check_density,
@@ -22,7 +23,7 @@ from diffusion_lightning.metrics.likelihood import (
 from diffusion_lightning.metrics.variational import chain_times, variational_bound
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.rng import image_generators
-from diffusion_lightning.types import Generators, RestorationBatch
+from diffusion_lightning.types import Denoise, Generators, RestorationBatch
 
 FLOW_STEPS = 32
 UNIFORM = 8
@@ -94,7 +95,8 @@ class Likelihood(Look):
         chosen = (batch.index >= 0) & (batch.index < self.images)
         if chosen.any():
             generators = image_generators(trainer.datamodule.seed, batch.index[chosen], "likelihood")  # type: ignore[attr-defined]  # set by Lightning
-            self.bits.update(self._score(trainer, module, batch.clean[chosen], generators))
+            denoise = module.restorer(take(batch.condition, chosen))
+            self.bits.update(self._score(trainer, module, denoise, batch.clean[chosen], generators))
 
     def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Log and print."""
@@ -110,19 +112,19 @@ class Likelihood(Look):
                     "them, the method bound, or a model with clip or the parameterization V"
                 )
 
-    def _score(self, trainer: Trainer, module: RestorationModule, clean: Tensor, generators: Generators) -> Tensor:
+    def _score(
+        self, trainer: Trainer, module: RestorationModule, denoise: Denoise, clean: Tensor, generators: Generators
+    ) -> Tensor:
         if self.method == "bound":
             steps = len(chain_times(module.degradation, self.steps)) - 1
             with _progress(trainer, steps) as advance:
-                bound = variational_bound(
-                    module.restorer(), module.degradation, clean, generators, steps, on_step=advance
-                )
+                bound = variational_bound(denoise, module.degradation, clean, generators, steps, on_step=advance)
             return bound.total
         steps = self.steps or FLOW_STEPS
         images = dequantize(clean, generators)
         probes = rademacher(images, self.probes, generators)
         with _progress(trainer, steps) as advance:
-            density = flow_log_likelihood(module.restorer, module.degradation, images, probes, steps, advance)
+            density = flow_log_likelihood(denoise, module.degradation, images, probes, steps, advance)
         return bits_per_dimension(density, images[0].numel())
 
 
