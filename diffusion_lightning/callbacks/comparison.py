@@ -111,8 +111,8 @@ class Comparison(Look):
             with (self.output / "samplers.csv").open("w", newline="") as file:
                 csv.writer(file).writerows([[*Point._fields[:3], score], *self.points])
             plotted = _plot(self.points, score, self.output / "samplers.png")
-            told = f"{self.output / 'samplers.csv'}  {plotted}"
-            get_console().print(told, soft_wrap=True)
+            line = f"{self.output / 'samplers.csv'}  {plotted}"
+            get_console().print(line, soft_wrap=True)
 
 
 def _rules(samplers: list[Sampler], steps: list[int]) -> list[Rule]:
