@@ -78,16 +78,17 @@ class RestorationModule(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.on_walk_step: Callable[[Step], None] | None = None  # follows the walks of predict_step
         self.walk_seed = 0
-        for part in (self.parameterization, self.loss, self.sampler, self.times, *([guidance] if guidance else [])):
+        for part in (self.parameterization, self.loss, self.sampler, self.times):
             part.check(degradation)
         self.parameterization.check_network(denoiser)
         self.loss.check_variance(self.parameterization.tells_variance)
+        if guidance is not None:
+            guidance.check(degradation)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | Told | None = None) -> Tensor | Estimate:
         """x̂_0: the restorer's guess of the clean images behind x_t (B, C, H, W) at the times t (B,).
 
-        An ``Estimate`` where the parameterization also tells its variance. Without a conditioner the condition is not
-        heard.
+        An ``Estimate`` where the parameterization also tells its variance. Without a conditioner no condition is heard.
         """
         numbers = self.parameterization.coefficients(self.degradation, t)
         with self._precision():
@@ -184,9 +185,7 @@ class RestorationModule(LightningModule):
         if self.prior.fitted:
             return
         if not hasattr(data, "clean_images"):
-            raise ValueError(
-                "the prior is fitted to the data: use a DegradationDataModule, or call prior.fit before fit"
-            )
+            raise ValueError("the prior is fitted to data: use a DegradationDataModule, or call prior.fit before fit")
         if self.trainer.is_global_zero:
             self.prior.fit(data.clean_images(self.prior.split, self.prior.limit), self.degradation)
         self.prior.state = self.trainer.strategy.broadcast(self.prior.state)

@@ -130,8 +130,9 @@ class UNet(nn.Module):
                 f"set --model.denoiser.channels {x.shape[1]}"
             )
         if tokens is not None and tokens.shape[-1] != self.token_dim:
+            heard = f"attends to tokens of width {self.token_dim}" if self.token_dim else "attends to no tokens"
             raise ValueError(
-                f"the network attends to tokens of width {self.token_dim}, got {tokens.shape[-1]}: "
+                f"the network {heard}, got some of {tokens.shape[-1]}: "
                 f"set --model.denoiser.token_dim {tokens.shape[-1]}"
             )
         height, width = x.shape[-2:]

@@ -8,6 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from diffusion_lightning import RestorationBatch
+from diffusion_lightning.conditioning import Conditioner
+from diffusion_lightning.conditions import Condition
 from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.degradations import Degradation
 from diffusion_lightning.times import Uniform
@@ -21,9 +23,12 @@ def batch_of(
     rank: int = 0,
     batch: int = 0,
     degradation: Degradation | None = None,
+    told: Condition | None = None,
+    conditioner: Conditioner | None = None,
 ) -> RestorationBatch:
     """What the hook makes of a transferred batch on this rank at this point of the run."""
-    module = tiny_module(degradation=degradation or blur(noise=0.1), times=Uniform())
+    parts = {"degradation": degradation or blur(noise=0.1), "times": Uniform(), "conditioner": conditioner}
+    module = tiny_module(**parts)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=module,
         training=stage == "training",
@@ -33,7 +38,7 @@ def batch_of(
         fit_loop=SimpleNamespace(total_batch_idx=batch - 1),
         state=SimpleNamespace(fn=TrainerFn.FITTING),
     )
-    return data.on_after_batch_transfer([pictures, index], 0)
+    return data.on_after_batch_transfer([pictures, index, told or {}], 0)
 
 
 def pictures(number: int = 8, channels: int = 3) -> tuple[Tensor, Tensor]:

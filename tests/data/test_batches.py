@@ -33,6 +33,7 @@ def test_a_batch_is_the_named_triple_with_what_made_it() -> None:
     assert batch._fields == ("clean", "degraded", "t", "condition", "params", "index")
     assert torch.equal(batch.clean, from_uint8(images))
     assert torch.equal(batch.index, index)
+    assert batch.condition is None
     assert batch.params is not None
     assert torch.equal(batch.degraded, blur(noise=0.1)(batch.clean, batch.t, batch.params))
     assert batch.t.dtype == torch.float32
@@ -112,7 +113,7 @@ def batch_of_grid(images: Tensor, index: Tensor) -> RestorationBatch:
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=tiny_module(degradation=blur(noise=0.1)), training=False, predicting=False
     )
-    return data.on_after_batch_transfer([images, index], 0)
+    return data.on_after_batch_transfer([images, index, {}], 0)
 
 
 def test_every_process_gets_as_many_images_and_padding_has_no_index() -> None:
@@ -167,7 +168,7 @@ def test_quantize_rounds_the_training_input_to_grey_levels(quantized: Callable[.
 
 
 def test_pictures_travel_as_bytes() -> None:
-    images, index = next(iter(Digits(size=8, batch_size=4).train_dataloader()))
+    images, index, _ = next(iter(Digits(size=8, batch_size=4).train_dataloader()))
     assert images.dtype == torch.uint8
     assert images.shape == (4, 1, 8, 8)
     assert index.shape == (4,)
@@ -179,14 +180,14 @@ def test_training_order_changes_with_the_epoch_and_covers_the_data() -> None:
     orders = []
     for epoch in (0, 1, 0):
         loader.sampler.set_epoch(epoch)
-        orders.append([i for _, index in loader for i in index.tolist()])
+        orders.append([i for _, index, _ in loader for i in index.tolist()])
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
 
 
 def test_training_batches_are_full_unless_there_are_too_few_pictures_for_one() -> None:
-    assert [len(index) for _, index in Stored(8, batch_size=3).train_dataloader()] == [3, 3]
-    assert [len(index) for _, index in Stored(2, batch_size=3).train_dataloader()] == [2]
+    assert [len(index) for _, index, _ in Stored(8, batch_size=3).train_dataloader()] == [3, 3]
+    assert [len(index) for _, index, _ in Stored(2, batch_size=3).train_dataloader()] == [2]
 
 
 def test_degrade_is_the_degradation_of_its_draws() -> None:

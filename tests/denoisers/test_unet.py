@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from diffusion_lightning.denoisers import UNet
+from diffusion_lightning.denoisers.stages import Attention, CrossAttention
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +90,10 @@ def test_neighbours_on_a_grid_of_a_thousand_differ():
 
 
 def test_images_of_a_batch_are_independent():
-    network = awake(small(attention=[1, 2], condition_dim=3))
-    x, t, vector = torch.randn(4, 1, 12, 12), torch.rand(4), torch.randn(4, 3)
-    alone = torch.cat([network(x[i : i + 1], t[i : i + 1], vector[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(network(x, t, vector), alone, rtol=1e-5, atol=1e-5)
+    network = awake(small(attention=[1, 2], condition_dim=3, token_dim=5, resample="residual"))
+    given = torch.randn(4, 1, 12, 12), torch.rand(4), torch.randn(4, 3), torch.randn(4, 6, 5)
+    alone = torch.cat([network(*(part[i : i + 1] for part in given)) for i in range(4)])
+    torch.testing.assert_close(network(*given), alone, rtol=1e-5, atol=1e-5)
 
 
 def test_the_image_stays_where_it_is():
@@ -107,21 +108,70 @@ def test_the_image_stays_where_it_is():
     assert abs(column - 12) <= 2
 
 
+@pytest.mark.parametrize("resample", ["convolution", "residual"])
 @pytest.mark.parametrize(
-    ("condition_dim", "given"),
-    [(0, False), (5, True), (5, False)],
-    ids=["no condition", "condition", "condition left out"],
+    ("condition_dim", "token_dim", "given"),
+    [(0, 0, False), (5, 0, True), (5, 0, False), (5, 3, True), (0, 3, True)],
+    ids=["no condition", "vector", "vector left out", "vector and tokens", "tokens"],
 )
-def test_every_parameter_takes_part(condition_dim, given):
+def test_every_parameter_takes_part(condition_dim, token_dim, given, resample):
     """A parameter without a gradient makes DDP wait for it for ever."""
-    network = awake(small(condition_dim=condition_dim, multipliers=[1, 2, 2], attention=[2, 4])).train()
-    vector = torch.randn(3, condition_dim) if given else None
-    network(torch.randn(3, 1, 16, 16), torch.rand(3), vector).square().sum().backward()
+    wide = {"multipliers": [1, 2, 2], "attention": [2, 4], "resample": resample}
+    network = awake(small(condition_dim=condition_dim, token_dim=token_dim, cross_attention=None, **wide)).train()
+    vector = torch.randn(3, condition_dim) if given and condition_dim else None
+    tokens = torch.randn(3, 4, token_dim) if given and token_dim else None
+    network(torch.randn(3, 1, 16, 16), torch.rand(3), vector, tokens).square().sum().backward()
     unused = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert not unused
     if given or not condition_dim:
         still = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
         assert not still
+
+
+def test_tokens_are_heard_at_the_levels_named_and_where_there_is_self_attention_by_default():
+    def hearing(**arguments):
+        network = small(multipliers=[1, 1, 2], token_dim=3, **arguments)
+        levels = [
+            [2**level for level, stage in enumerate(stages) if stage.cross_attention is not None]
+            for stages in (network.down, network.up)
+        ]
+        assert levels[0] == levels[1]
+        return levels[0]
+
+    assert hearing() == [4]
+    assert hearing(attention=[1, 4]) == [1, 4]
+    assert hearing(attention=[4], cross_attention=[1, 2]) == [1, 2]
+    assert hearing(cross_attention=[]) == []
+
+
+def test_tokens_matter_in_no_order_and_none_leaves_the_cross_attention_out():
+    network, plain = awake(small(token_dim=3, attention=[1, 2])), small(attention=[1, 2]).eval()
+    shared = plain.state_dict().keys()
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in shared})
+    x, t, tokens = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 5, 3)
+    assert torch.equal(network(x, t), plain(x, t))
+    assert (network(x, t, None, tokens) - network(x, t)).std() > 0.02
+    torch.testing.assert_close(network(x, t, None, tokens.flip(1)), network(x, t, None, tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_head_channels_are_those_of_every_attention():
+    network = small(width=16, attention=[1, 2], token_dim=3, head_channels=8)
+    heads = [layer.heads for layer in network.modules() if isinstance(layer, Attention | CrossAttention)]
+    assert heads == [2, 2, 4, 4] * 2
+
+
+def test_weights_have_the_names_of_older_checkpoints_and_options_only_add_to_them():
+    block = ["modulation", "conv1", "conv2"]
+    attention = ["norm", "query_key_value", "output"]
+    layers = ["time.inner", "time.outer", "stem", "downsample.0", "upsample.0", "norm", "output"]
+    layers += [f"{way}.{level}.blocks.0.{layer}" for way in ("down", "up") for level in (0, 1) for layer in block]
+    layers += [f"{way}.1.attention.{layer}" for way in ("down", "up") for layer in attention]
+    names = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    assert set(small().state_dict()) == names
+    assert set(small(condition_dim=3).state_dict()) == names | {"condition.weight", "condition.bias"}
+    added = set(small(token_dim=3).state_dict()) - names
+    assert added
+    assert all(".1.cross_attention." in name for name in added)
 
 
 def test_condition_matters_and_none_is_zeros():
@@ -154,13 +204,14 @@ def test_dropout_acts_in_training_only():
 
 
 def test_dtypes():
-    network, x, t = awake(small(condition_dim=2)), torch.randn(2, 1, 9, 9), torch.rand(2)
-    exact = network.double()(x.double(), t, torch.ones(2, 2))
+    network, x, t = awake(small(condition_dim=2, token_dim=3)), torch.randn(2, 1, 9, 9), torch.rand(2)
+    told = torch.ones(2, 2), torch.randn(2, 4, 3)
+    exact = network.double()(x.double(), t, *told)
     assert exact.dtype == torch.float64
     network.float()
-    torch.testing.assert_close(network(x, t, torch.ones(2, 2)).double(), exact, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network(x, t, *told).double(), exact, rtol=1e-3, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = network(x, t, torch.ones(2, 2))
+        rough = network(x, t, *told)
     assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
@@ -178,10 +229,13 @@ def test_copies_and_saved_weights_compute_the_same():
     assert not list(network.buffers())
 
 
-def test_export_computes_the_same():
-    network, x, t = awake(small()), torch.randn(2, 1, 9, 10), torch.rand(2)
-    program = torch.export.export(network, (x, t))
-    torch.testing.assert_close(program.module()(x, t), network(x, t), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("told", [False, True], ids=["told nothing", "told a vector and tokens"])
+def test_export_computes_the_same(told):
+    network = awake(small(condition_dim=2, token_dim=3, resample="residual") if told else small())
+    given = (torch.randn(2, 1, 9, 10), torch.rand(2))
+    given += (torch.randn(2, 2), torch.randn(2, 4, 3)) if told else ()
+    program = torch.export.export(network, given)
+    torch.testing.assert_close(program.module()(*given), network(*given), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +251,11 @@ def test_export_computes_the_same():
         ({"attention": [2, 8]}, "attention [8] is at no level: 2 multipliers make factors [1, 2]"),
         ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
         ({"condition_dim": -1}, "condition_dim must not be negative, got -1"),
+        ({"token_dim": -1}, "token_dim must not be negative, got -1"),
+        ({"cross_attention": [1]}, "cross_attention needs tokens to attend to: set token_dim"),
+        ({"cross_attention": [4, 1], "token_dim": 3}, "cross_attention [4] is at no level: 2 multipliers make"),
+        ({"head_channels": 0}, "head_channels must be at least 1, got 0"),
+        ({"resample": "bilinear"}, "resample must be convolution or residual, got bilinear"),
     ],
     ids=str,
 )
@@ -212,7 +271,7 @@ def test_bad_arguments_are_named(arguments, message):
     [
         ((2, 3, 8, 8), {}, "expected 1 channel, got 3: set --model.denoiser.channels 3"),
         ((1, 8, 8), {}, "expected images (B, C, H, W), got a shape of (1, 8, 8)"),
-        ((2, 1, 8, 8), {"tokens": torch.ones(2, 4, 8)}, "no cross-attention"),
+        ((2, 1, 8, 8), {"tokens": torch.ones(2, 4, 8)}, "no tokens, got some of 8: set --model.denoiser.token_dim 8"),
         ((2, 1, 8, 8), {"vector": torch.ones(2, 7)}, "set --model.denoiser.condition_dim 7"),
     ],
     ids=["channels", "three dimensions", "tokens", "unexpected vector"],
@@ -224,6 +283,8 @@ def test_bad_inputs_are_named(x, conditions, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_vector_of_another_width_is_named():
+def test_a_vector_or_tokens_of_another_width_are_named():
     with pytest.raises(ValueError, match=r"set --model\.denoiser\.condition_dim 7"):
         small(condition_dim=3)(torch.randn(2, 1, 8, 8), torch.rand(2), torch.ones(2, 7))
+    with pytest.raises(ValueError, match=r"tokens of width 3, got some of 7: set --model\.denoiser\.token_dim 7"):
+        small(token_dim=3)(torch.randn(2, 1, 8, 8), torch.rand(2), None, torch.ones(2, 4, 7))
