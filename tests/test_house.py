@@ -17,6 +17,7 @@ FLOORS = {
     "sheets": 0,
     "schedules": 0,
     "noise_schedules": 0,
+    "datasets.captions": 0,
     "datasets.split": 0,
     "datasets": 1,
     "degradations.base": 1,

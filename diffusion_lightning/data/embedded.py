@@ -8,7 +8,7 @@ from diffusion_lightning.datasets.digits import DigitsDataset
 
 
 class Digits(DegradationDataModule):
-    """scikit-learn's 1,797 handwritten digits, grey: 1,438 to train on and 359 held out.
+    """scikit-learn's 1,797 handwritten digits, grey: 1,438 to train on and 359 held out; the digits are the labels.
 
     Args:
         size: Side or [height, width] to which the 8×8 pictures are resized.

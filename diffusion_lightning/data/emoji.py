@@ -12,6 +12,8 @@ from diffusion_lightning.datasets.emoji import EmojiDataset, Group
 class Emoji(DegradationDataModule):
     """Some 1,400 emoji in RGB, drawn from OpenMoji's font once for each size; a fifth is held out.
 
+    The labels are the groups, in the order of ``groups``, and the captions the English names.
+
     Args:
         size: Side or [height, width] of the images.
         groups: Which to take: faces, animals, people, plants, food, travel, other; all if None.

@@ -14,7 +14,8 @@ class CelebA(DegradationDataModule):
     """Faces, from ``root/celeba/img_align_celeba`` (202,599 of 178×218) or the same folder filled with CelebA-HQ.
 
     Where ``root/celeba/list_eval_partition.txt`` lies, its training and validation parts are used, which share no
-    person; else a tenth is held out by a hash of the file's name. Pictures are cropped about their centre.
+    person; else a tenth is held out by a hash of the file's name. Pictures are cropped about their centre. They have no
+    labels, and captions where the folder of the pictures has any, as for ``ImageFolder``.
 
     Args:
         root: The folder of the data, laid out as torchvision does.
@@ -69,7 +70,7 @@ class CelebA(DegradationDataModule):
         part = "0" if train else "1"
         names = {line.split()[0] for line in partition.read_text().splitlines() if line.split()[1:] == [part]}
         dataset = FolderDataset(pictures, self.size, 3, self.unreadable)
-        dataset.paths = [path for path in dataset.paths if path.name in names]
+        dataset.keep([position for position, path in enumerate(dataset.paths) if path.name in names])
         if not dataset.paths:
             raise ValueError(f"{partition} names none of the pictures in {pictures}: remove it, or put its own there")
         return dataset
@@ -79,7 +80,7 @@ class AFHQ(DegradationDataModule):
     """Faces of cats, dogs and wild animals at 512 px, some 15,000, from ``root/afhq``.
 
     Version 1 has the folders ``train`` and ``val``, version 2 ``train`` and ``test``, each with ``cat``, ``dog`` and
-    ``wild``, which are the labels.
+    ``wild``, which are the labels; captions as for ``ImageFolder``.
 
     Args:
         root: The folder of the data.

@@ -15,6 +15,11 @@ class ImageFolder(DegradationDataModule):
     Each is turned upright by its EXIF tag, resized so that it covers ``size`` and cropped about its centre. Which are
     held out is decided by a hash of the file's name, so that it stays when pictures are added.
 
+    Labels: where all pictures lie in subfolders, two or more, the names of these are the classes, by the alphabet.
+    Captions: from ``captions.csv`` in the folder, a table with the columns ``file`` (the path of a picture from the
+    folder, with /) and ``caption``; if there is none, from a text file beside each picture, ``cat.txt`` for
+    ``cat.png``. All are in UTF-8; a picture without one has the empty caption, of which nothing is told.
+
     Args:
         root: The folder.
         size: Side or [height, width] of the images.

@@ -52,18 +52,18 @@ class _Vision(DegradationDataModule):
 
 
 class MNIST(_Vision):
-    """Handwritten digits, 70,000 grey pictures of 28×28."""
+    """Handwritten digits, 70,000 grey pictures of 28×28; the digits are the labels."""
 
     name = "MNIST"
 
 
 class FashionMNIST(_Vision):
-    """Articles of clothing, 70,000 grey pictures of 28×28."""
+    """Articles of clothing, 70,000 grey pictures of 28×28; the ten kinds are the labels."""
 
     name = "FashionMNIST"
 
 
 class CIFAR10(_Vision):
-    """Small photographs of animals and vehicles, 60,000 in colour of 32×32."""
+    """Small photographs of animals and vehicles, 60,000 in colour of 32×32; the ten kinds are the labels."""
 
     name = "CIFAR10"

@@ -2,12 +2,14 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 from diffusion_lightning.datasets.base import Picture, PictureDataset
+from diffusion_lightning.datasets.captions import read_captions
 from diffusion_lightning.datasets.split import held_out
 from diffusion_lightning.images import PictureError, image_size, read_picture
 
@@ -48,8 +50,9 @@ def find_pictures(root: str | Path) -> list[Path]:
 class FolderDataset(PictureDataset):
     """The pictures of a folder.
 
-    If all pictures lie in subfolders, two or more, the names of these (the first level) are the classes. The split goes
-    by a hash of each file's path within the folder: it stays when files are added.
+    If all pictures lie in subfolders, two or more, the names of these (the first level) are the classes. Captions come
+    from the table ``captions.csv`` (``file,caption``) at the root, else from a ``.txt`` file beside each picture. The
+    split goes by a hash of each file's path within the folder: it stays when files are added.
 
     Files are opened only when their turn comes: a folder of 100,000 is set up in a few seconds, and a damaged file
     shows when it is read.
@@ -69,7 +72,7 @@ class FolderDataset(PictureDataset):
     Raises:
         FileNotFoundError: the folder is missing or has no pictures.
         PictureError: on reading, a file is damaged (``refuse``), or all are (``skip``).
-        ValueError: an argument is out of its range, or the split is empty.
+        ValueError: an argument is out of its range, the split is empty, or captions cannot be read.
     """
 
     def __init__(
@@ -93,22 +96,30 @@ class FolderDataset(PictureDataset):
         self.unreadable = unreadable
 
         everything = find_pictures(self.root)
-        names = [path.relative_to(self.root) for path in everything]
-        held = held_out([name.as_posix() for name in names], validation_fraction)
+        names = [path.relative_to(self.root).as_posix() for path in everything]
+        held = held_out(names, validation_fraction)
         chosen = [i for i in range(len(names)) if split == "all" or held[i] == (split == "validation")]
         if not chosen:
             raise ValueError(
                 f"the {split} split of {self.root} is empty ({len(names)} pictures, "
                 f"validation_fraction {validation_fraction}): add pictures or change validation_fraction"
             )
-        self.paths = [everything[i] for i in chosen]
+        self.paths = everything
+        self.captions = read_captions(self.root, names)
         # Of all pictures, not of the split alone: a label means the same class in both parts.
-        classes = sorted({name.parts[0] for name in names})
-        if len(classes) > 1 and all(len(name.parts) > 1 for name in names):
+        classes = sorted({name.split("/")[0] for name in names})
+        if len(classes) > 1 and all("/" in name for name in names):
             self.classes = classes
             numbers = {name: number for number, name in enumerate(classes)}
-            self.labels = torch.tensor([numbers[names[i].parts[0]] for i in chosen])
+            self.labels = torch.tensor([numbers[name.split("/")[0]] for name in names])
+        self.keep(chosen)
         self._bad: set[int] = set()
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Forget all pictures but those at these positions, and what is told of them."""
+        self.paths = [self.paths[i] for i in positions]
+        self.labels = None if self.labels is None else self.labels[list(positions)]
+        self.captions = None if self.captions is None else [self.captions[i] for i in positions]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -127,7 +138,8 @@ class FolderDataset(PictureDataset):
                 warnings.warn(f"{error}; skipped", stacklevel=2)
                 self._bad.add(candidate)
             else:
-                return Picture(image, None if self.labels is None else int(self.labels[candidate]))
+                label = None if self.labels is None else int(self.labels[candidate])
+                return Picture(image, label, None if self.captions is None else self.captions[candidate])
         raise PictureError(f"none of the {len(self.paths)} pictures of this split of {self.root} can be read")
 
 
