@@ -15,7 +15,13 @@ from diffusion_lightning.images import as_uint8
 _WHITE = 255
 
 
-def grid(images: Tensor, columns: int = 8, padding: int = 2, scale: int | None = None) -> Tensor:
+def grid(
+    images: Tensor,
+    columns: int = 8,
+    padding: int = 2,
+    scale: int | None = None,
+    captions: Sequence[str] | None = None,
+) -> Tensor:
     """Images side by side on white, row by row, enlarged so that small ones can be seen.
 
     Args:
@@ -24,18 +30,23 @@ def grid(images: Tensor, columns: int = 8, padding: int = 2, scale: int | None =
         columns: images per row.
         padding: white pixels around each image.
         scale: whole factor of enlargement, nearest neighbour; by default the least that makes the longer side at least
-            64 pixels.
+            64 pixels, or 96 with captions.
+        captions: a text to write under each image, in at most three lines; what does not fit ends in an ellipsis.
 
     Returns:
         uint8 (3, H', W').
 
     Raises:
-        ValueError: the images are not (N, C, H, W), or there are none.
+        ValueError: the images are not (N, C, H, W), there are none, or captions are more or fewer.
     """
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"a grid of {len(images)} images takes as many captions, got {len(captions)}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"a grid takes images (N, C, H, W), at least one, got {tuple(images.shape)}")
-    factor = scale or _scale(images)
+    factor = scale or _scale(images, 64 if captions is None else 96)
     shown = _rgb(images).repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    if captions is not None:
+        shown = _captioned(shown, captions)
     if len(shown) == 1:  # make_grid leaves out the padding of a single image
         return F.pad(shown[0], (padding,) * 4, value=_WHITE)
     return make_grid(shown, nrow=columns, padding=padding, pad_value=_WHITE)
@@ -96,8 +107,43 @@ def _rgb(images: Tensor) -> Tensor:
     return pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)
 
 
-def _scale(images: Tensor) -> int:
-    return math.ceil(64 / max(images.shape[-2:]))
+def _scale(images: Tensor, side: int = 64) -> int:
+    return math.ceil(side / max(images.shape[-2:]))
+
+
+def _captioned(images: Tensor, captions: Sequence[str], size: int = 12, most: int = 3) -> Tensor:
+    """The images (N, 3, H, W), each over its caption, centred; all with room for the longest."""
+    font, width = _font(size, []), images.shape[-1]
+    texts = [_wrapped(caption, font, width, most) for caption in captions]
+    room = (size + 3) * max(len(lines) for lines in texts)
+    cells = []
+    for image, lines in zip(images, texts, strict=True):
+        canvas = Image.new("RGB", (width, images.shape[-2] + room), "white")
+        canvas.paste(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        for number, line in enumerate(lines):
+            middle = images.shape[-2] + (number + 0.5) * (size + 3)
+            ImageDraw.Draw(canvas).text((width / 2, middle), line, fill="black", font=font, anchor="mm")
+        cells.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1))
+    return torch.stack(cells)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """The text in lines of at most this width; what does not fit into the most lines ends in an ellipsis."""
+    lines = [""]
+    for word in " ".join(text.split()).split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    cut = len(lines) > most
+    lines = lines[:most]
+    for number, line in enumerate(lines):
+        ends = "…" if cut and number == most - 1 else ""
+        while line and font.getlength(line + ends) > width:
+            line, ends = line[:-1], "…"
+        lines[number] = line + ends
+    return lines
 
 
 def _font(size: int, texts: Sequence[str], width: float = math.inf) -> ImageFont.FreeTypeFont:

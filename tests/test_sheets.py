@@ -72,3 +72,29 @@ def test_a_sheet_refuses_what_does_not_line_up():
         sheet([torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 4, 4)])
     with pytest.raises(ValueError, match="no rows"):
         sheet([])
+
+
+def test_a_caption_stands_under_its_image_and_the_images_are_as_without() -> None:
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, told = grid(images, scale=6), grid(images, captions=["red apple", "", "an inexplicably long name " * 9])
+    assert told.shape[2] == plain.shape[2]
+    height = 16 * 6
+    assert torch.equal(told[:, : 2 + height], plain[:, : 2 + height])
+    below = [told[:, 2 + height :, 2 + i * 98 : 98 + i * 98] for i in range(3)]
+    assert [bool((part < 128).any()) for part in below] == [True, False, True]
+    rows = [(part < 128).any(0).any(1).nonzero() for part in (below[0], below[2])]
+    assert rows[0].max() < 15 < 30 < rows[1].max() < 45
+
+
+@pytest.mark.parametrize(
+    "text", ["赤いりんご", "Ünïcödé ☕", "x" * 500, "\n\t"], ids=["Japanese", "marks", "no break", "blank"]
+)
+def test_any_text_may_be_a_caption(text: str) -> None:
+    drawn = grid(torch.zeros(1, 1, 8, 8), captions=[text])
+    assert drawn.shape[0] == 3
+    assert drawn.shape[2] == 96 + 4
+
+
+def test_one_caption_too_few_is_refused() -> None:
+    with pytest.raises(ValueError, match="a grid of 2 images takes as many captions, got 1"):
+        grid(torch.zeros(2, 1, 8, 8), captions=["one"])
