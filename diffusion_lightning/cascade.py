@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from diffusion_lightning.conditioning.guidance import ClassifierFree, Guidance, read_frozen
-from diffusion_lightning.conditions import Condition, take_round
-from diffusion_lightning.data.asked import describe
+from diffusion_lightning.conditions import Condition, describe, take_round
 from diffusion_lightning.images import read_picture, save_picture
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.sheets import grid

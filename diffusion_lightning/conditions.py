@@ -4,7 +4,7 @@ A condition is a dict. ``label`` holds int64 (B,), positions among the classes, 
 ``caption`` holds B texts, and the empty one where there is nothing to tell. Tokens are the conditioner's matter.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,3 +66,13 @@ def forget(condition: Condition, chosen: Tensor) -> Condition:
         else [UNTOLD_CAPTION if drop else text for text, drop in zip(values, dropped, strict=True)]
         for name, values in condition.items()
     }
+
+
+def describe(condition: Condition | None, classes: Sequence[str] | None = None) -> list[str] | None:
+    """What is told of each image in words, to be written under it: its caption, else its class; None of None."""
+    if condition is None:
+        return None
+    if "caption" in condition:
+        return [str(text) for text in condition["caption"]]
+    labels = torch.as_tensor(condition["label"]).tolist()
+    return ["" if label < 0 else classes[label] if classes else str(label) for label in labels]

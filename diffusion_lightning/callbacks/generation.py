@@ -6,7 +6,7 @@ from rich import get_console
 from torch import Tensor, nn
 
 from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name, told_in_turn
-from diffusion_lightning.data.asked import describe
+from diffusion_lightning.conditions import describe
 from diffusion_lightning.module import RestorationModule
 from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.sheets import grid, sheet

@@ -66,13 +66,3 @@ def read_prompts(file: str) -> list[str]:
     if not (texts := [line for line in lines if line]):
         raise ValueError(f"--prompts {file} holds no prompt: write one a line")
     return texts
-
-
-def describe(condition: Condition | None, classes: Sequence[str] | None = None) -> list[str] | None:
-    """What is told of each image in words, to be written under it: its caption, else its class; None of None."""
-    if condition is None:
-        return None
-    if "caption" in condition:
-        return [str(text) for text in condition["caption"]]
-    labels = torch.as_tensor(condition["label"]).tolist()
-    return ["" if label < 0 else classes[label] if classes else str(label) for label in labels]

@@ -8,7 +8,8 @@ from callbacks.runs import tiny_module
 from denoisers.told import Hearing
 
 from diffusion_lightning.conditioning import ClassEmbedding, ClassifierGuidance, TextTransformer
-from diffusion_lightning.data.asked import asked, check_asked, describe, read_prompts
+from diffusion_lightning.conditions import describe
+from diffusion_lightning.data.asked import asked, check_asked, read_prompts
 from diffusion_lightning.degradations import GaussianNoise
 
 
