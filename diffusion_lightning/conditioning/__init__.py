@@ -4,6 +4,7 @@ from diffusion_lightning.conditioning.base import Conditioner, Told
 from diffusion_lightning.conditioning.classifier import ClassifierGuidance, DegradedClassifier
 from diffusion_lightning.conditioning.guidance import Autoguidance, ClassifierFree, Guidance
 from diffusion_lightning.conditioning.labels import ClassEmbedding
+from diffusion_lightning.conditioning.pretrained import PretrainedText
 from diffusion_lightning.conditioning.text import TextTransformer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Conditioner",
     "DegradedClassifier",
     "Guidance",
+    "PretrainedText",
     "TextTransformer",
     "Told",
 ]

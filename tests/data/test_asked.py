@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from callbacks.runs import tiny_module
-from denoisers.told import Hearing
+from conditioning.captioned import Hearing
 
 from diffusion_lightning.conditioning import ClassEmbedding, ClassifierGuidance, TextTransformer
 from diffusion_lightning.conditions import describe
