@@ -20,7 +20,14 @@ class Told(NamedTuple):
     tokens: Tensor | None = None
 
     def expand(self, number: int) -> "Told":
-        """Of one image, the same for a number of images."""
+        """Of one image, the same for a number of images; of that number, itself.
+
+        Raises:
+            ValueError: It is told of another number of images.
+        """
+        for part in self:
+            if part is not None and len(part) not in (1, number):
+                raise ValueError(f"a condition of {len(part)} images for {number}: give as many, or one for all")
         return Told(*(part if part is None else part.expand(number, *part.shape[1:]) for part in self))
 
 

@@ -119,6 +119,8 @@ def test_what_is_told_of_one_image_is_told_of_any_number():
     assert torch.equal(many.tokens, told.tokens.repeat(4, 1, 1))
     assert Told(None, told.tokens).expand(2).vector is None
     assert torch.equal(many.expand(4).vector, many.vector)
+    with pytest.raises(ValueError, match="a condition of 4 images for 3: give as many, or one for all"):
+        many.expand(3)
 
 
 def test_a_conditioner_is_a_part_of_the_module_with_weights_of_its_own():
