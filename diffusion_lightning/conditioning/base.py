@@ -20,7 +20,14 @@ class Told(NamedTuple):
     tokens: Tensor | None = None
 
     def expand(self, number: int) -> "Told":
-        """Of one image, the same for a number of images."""
+        """Of one image, the same for a number of images; of that number, itself.
+
+        Raises:
+            ValueError: It is told of another number of images.
+        """
+        for part in self:
+            if part is not None and len(part) not in (1, number):
+                raise ValueError(f"a condition of {len(part)} images for {number}: give as many, or one for all")
         return Told(*(part if part is None else part.expand(number, *part.shape[1:]) for part in self))
 
 
@@ -49,11 +56,28 @@ class Conditioner(nn.Module, ABC):
     def forward(self, condition: Condition) -> Told:
         """What the network is told of each image."""
 
+    def heard(self, condition: Condition) -> Condition:
+        """The parts of a condition that are heeded.
+
+        Raises:
+            ValueError: One is missing, or they are for different numbers of images.
+        """
+        if missing := [name for name in self.heeds if name not in condition]:
+            raise ValueError(
+                f"{type(self).__name__} heeds each image's {' and '.join(self.heeds)}, "
+                f"got no {' and no '.join(missing)}: choose data that have them, or another conditioner"
+            )
+        heard = {name: condition[name] for name in self.heeds}
+        count(heard)
+        return heard
+
     def fit(self, condition: Condition) -> None:
         """Learn, from all training images, what must be known before training; refuse what does not fit."""
+        self.heard(condition)
 
     def check(self, condition: Condition) -> None:
         """Refuse what cannot be heard with a ``ValueError`` that says why; warn of what is heard in part."""
+        self.heard(condition)
 
     def tell(self, condition: Condition | None, number: int = 1) -> Told:
         """``forward`` of a condition that has all that is heeded, or of None: nothing told, of a number of images.
@@ -64,15 +88,8 @@ class Conditioner(nn.Module, ABC):
         if condition is None:
             if self.dropout == 0:
                 raise ValueError(
-                    f"{type(self).__name__} was trained with dropout=0, so its network needs a condition: "
-                    + " or ".join(f"give a {name}" for name in self.heeds)
+                    f"{type(self).__name__} was trained with dropout=0, so its network needs a condition, and guidance "
+                    f"cannot go without: give a {' and a '.join(self.heeds)}, and no ClassifierFree"
                 )
             condition = untold(self.heeds, number)
-        if missing := [name for name in self.heeds if name not in condition]:
-            raise ValueError(
-                f"{type(self).__name__} heeds each image's {' and '.join(self.heeds)}, "
-                f"got no {' and no '.join(missing)}: choose data that have them, or another conditioner"
-            )
-        heard = {name: condition[name] for name in self.heeds}
-        count(heard)
-        return self(heard)
+        return self(self.heard(condition))

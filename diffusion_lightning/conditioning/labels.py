@@ -34,7 +34,7 @@ class ClassEmbedding(Conditioner):
 
     def fit(self, condition: Condition) -> None:
         """Refuse data of more classes than the network will know."""
-        highest = int(torch.as_tensor(condition["label"]).max())
+        highest = int(torch.as_tensor(self.heard(condition)["label"]).max())
         if highest >= self.classes:
             raise ValueError(
                 f"the data have a label {highest}, the conditioner classes={self.classes}: "
@@ -43,6 +43,6 @@ class ClassEmbedding(Conditioner):
 
     def check(self, condition: Condition) -> None:
         """Refuse labels that are no class."""
-        for label in torch.as_tensor(condition["label"]).tolist():
+        for label in torch.as_tensor(self.heard(condition)["label"]).tolist():
             if not -1 <= label < self.classes:
                 raise ValueError(f"label {label} is no class: choose from 0 to {self.classes - 1}, or -1 for none")

@@ -77,21 +77,22 @@ class TextTransformer(Conditioner):
         return Words(self.state["words"])
 
     def fit(self, condition: Condition) -> None:
-        """Find the words of the training captions."""
+        """Find the words of the training captions; refuse data that have none."""
+        texts = [str(text) for text in self.heard(condition)["caption"]]
+        found = frequent_words(texts, self.words) if self.units == "words" else [text for text in texts if text.strip()]
+        if not found:
+            raise ValueError("no training picture has a caption: give captions, or choose another conditioner")
         if self.units == "words":
-            known = frequent_words([str(text) for text in condition["caption"]], self.words)
-            if not known:
-                raise ValueError("no training picture has a caption: give captions, or choose another conditioner")
-            self.state = {"words": known}
+            self.state = {"words": found}
 
     def check(self, condition: Condition) -> None:
         """Refuse a caption without a known word; warn of unknown words and of what lies beyond the length."""
         vocabulary = self.vocabulary
-        for text in dict.fromkeys(map(str, condition["caption"])):
+        for text in dict.fromkeys(map(str, self.heard(condition)["caption"])):
             tokens, unknown = vocabulary.tokens(text), vocabulary.unknown(text)
             short = text if len(text) <= 60 else f"{text[:57]}..."
-            if text.strip() and not tokens:
-                example = ", ".join(self.state["words"][:8]) if self.units == "words" else "any text"
+            if text.strip() and not tokens:  # every text has bytes
+                example = ", ".join(self.state["words"][:8])
                 raise ValueError(
                     f"the model knows no word of {short!r}: use words of its training captions, as {example}"
                 )

@@ -1,6 +1,5 @@
 """From a text to the numbers of its tokens: its bytes, or the words of the training captions."""
 
-import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -57,7 +56,9 @@ class Words(Vocabulary):
 
 def split(text: str) -> list[str]:
     """The words of a text, in lower case and in Unicode's compatibility form, without punctuation."""
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Letters, marks and numbers: a regular expression's word ends at a mark, as at every vowel sign of Hindi.
+    return "".join(sign if unicodedata.category(sign)[0] in "LMN" else " " for sign in folded).split()
 
 
 def frequent_words(texts: Iterable[str], most: int) -> list[str]:
