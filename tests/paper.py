@@ -42,6 +42,14 @@ PUBLISHED = {
 }
 """The classical systems on CIFAR-10: each file, its paper, and what that prints."""
 
+CONDITIONAL = {
+    "glide_64": ("2112.10741", "FID 12.24"),
+    "glide_upsample_256": ("2112.10741", "FID 12.24"),
+    "adm_imagenet128": ("2105.05233", "FID 5.91, and 2.97 with its classifier's guidance"),
+    "adm_classifier_imagenet128": ("2105.05233", "FID 2.97 with it and 5.91 without"),
+}
+"""What is told captions or labels: each file, its paper, and what that prints."""
+
 
 def settings(name: str) -> dict[str, Any]:
     """What the file says."""

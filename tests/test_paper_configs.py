@@ -7,7 +7,7 @@ import pytest
 import torch
 from callbacks.runs import CONFIGS, QUIET, picture, run
 from data.files import accept_any_checksum, write_cifar, write_idx, write_photographs
-from paper import PRINTED, PUBLISHED, channels, header, settings, side
+from paper import CONDITIONAL, PRINTED, PUBLISHED, channels, header, settings, side
 
 from diffusion_lightning.denoisers import UNet
 from diffusion_lightning.metrics import Inception
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_every_file_is_one_of_the_paper_s_experiments() -> None:
-    assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PRINTED) | set(PUBLISHED)
+    assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PRINTED) | set(PUBLISHED) | set(CONDITIONAL)
 
 
 @every_config

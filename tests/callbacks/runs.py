@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule, cli
 from diffusion_lightning.adversarial import AdversarialModule
+from diffusion_lightning.conditioning import DegradedClassifier
 from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.datasets import PictureDataset, StoredPictures
 from diffusion_lightning.degradations import GaussianBlur
@@ -23,6 +24,10 @@ from diffusion_lightning.schedules import per_image
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEBUG = str(CONFIGS / "debug.yaml")
+ENTRIES: dict[str, type[LightningModule]] = {
+    "diffusion_lightning.adversarial": AdversarialModule,
+    "diffusion_lightning.classifier": DegradedClassifier,
+}
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 FORKS = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
 
@@ -104,14 +109,15 @@ def working_in(folder: Path) -> Iterator[Path]:
             os.environ["PL_GLOBAL_SEED"] = seed
 
 
-def module_class(words: Sequence[object]) -> type[RestorationModule]:
+def module_class(words: Sequence[object]) -> type[LightningModule]:
     """The model whose command line a configuration among the words names in its first line."""
     paths = [Path(str(word)) for word in words if str(word).endswith(".yaml")]
     headers = [path.read_text().partition("\n")[0] for path in paths if path.is_file()]
-    return AdversarialModule if any("-m diffusion_lightning.adversarial" in h for h in headers) else RestorationModule
+    named = [kind for entry, kind in ENTRIES.items() for header in headers if f"-m {entry}" in header]
+    return named[0] if named else RestorationModule
 
 
-def run(folder: Path, *words: object, module: type[RestorationModule] | None = None) -> None:
+def run(folder: Path, *words: object, module: type[LightningModule] | None = None) -> None:
     """``diffusion-lightning words`` in a folder; a failure shows as an exception."""
     with working_in(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFUSION_LIGHTNING_TRACEBACK", "1")
@@ -131,7 +137,7 @@ def fail(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     *words: object,
-    module: type[RestorationModule] | None = None,
+    module: type[LightningModule] | None = None,
 ) -> Failure:
     """Run what must fail: its exit status, the lines of standard error that say ``error:``, and all of both streams."""
     capsys.readouterr()
