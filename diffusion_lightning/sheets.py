@@ -1,5 +1,6 @@
 """Images to look at: grids, and sheets with labelled rows and columns, as uint8 RGB on white."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +31,7 @@ def grid(
         columns: images per row.
         padding: white pixels around each image.
         scale: whole factor of enlargement, nearest neighbour; by default the least that makes the longer side at least
-            64 pixels, or 96 with captions.
+            64 pixels, or with captions the width at least 96.
         captions: a text to write under each image, in at most three lines; what does not fit ends in an ellipsis.
 
     Returns:
@@ -43,7 +44,7 @@ def grid(
         raise ValueError(f"a grid of {len(images)} images takes as many captions, got {len(captions)}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"a grid takes images (N, C, H, W), at least one, got {tuple(images.shape)}")
-    factor = scale or _scale(images, 64 if captions is None else 96)
+    factor = scale or (_scale(images) if captions is None else math.ceil(96 / images.shape[-1]))
     shown = _rgb(images).repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     if captions is not None:
         shown = _captioned(shown, captions)
@@ -107,43 +108,8 @@ def _rgb(images: Tensor) -> Tensor:
     return pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)
 
 
-def _scale(images: Tensor, side: int = 64) -> int:
-    return math.ceil(side / max(images.shape[-2:]))
-
-
-def _captioned(images: Tensor, captions: Sequence[str], size: int = 12, most: int = 3) -> Tensor:
-    """The images (N, 3, H, W), each over its caption, centred; all with room for the longest."""
-    font, width = _font(size, []), images.shape[-1]
-    texts = [_wrapped(caption, font, width, most) for caption in captions]
-    room = (size + 3) * max(len(lines) for lines in texts)
-    cells = []
-    for image, lines in zip(images, texts, strict=True):
-        canvas = Image.new("RGB", (width, images.shape[-2] + room), "white")
-        canvas.paste(Image.fromarray(image.permute(1, 2, 0).numpy()))
-        for number, line in enumerate(lines):
-            middle = images.shape[-2] + (number + 0.5) * (size + 3)
-            ImageDraw.Draw(canvas).text((width / 2, middle), line, fill="black", font=font, anchor="mm")
-        cells.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1))
-    return torch.stack(cells)
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """The text in lines of at most this width; what does not fit into the most lines ends in an ellipsis."""
-    lines = [""]
-    for word in " ".join(text.split()).split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if not lines[-1] or font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    cut = len(lines) > most
-    lines = lines[:most]
-    for number, line in enumerate(lines):
-        ends = "…" if cut and number == most - 1 else ""
-        while line and font.getlength(line + ends) > width:
-            line, ends = line[:-1], "…"
-        lines[number] = line + ends
-    return lines
+def _scale(images: Tensor) -> int:
+    return math.ceil(64 / max(images.shape[-2:]))
 
 
 def _font(size: int, texts: Sequence[str], width: float = math.inf) -> ImageFont.FreeTypeFont:
@@ -153,3 +119,50 @@ def _font(size: int, texts: Sequence[str], width: float = math.inf) -> ImageFont
     while font.size > 8 and any(font.getlength(text) > width for text in texts):
         font = font.font_variant(size=font.size - 1)
     return font
+
+
+def _captioned(images: Tensor, captions: Sequence[str], size: int = 12, most: int = 3) -> Tensor:
+    """The images (N, 3, H, W), each over its caption, centred; all with room for the longest."""
+    width, height = images.shape[-1], images.shape[-2]
+    fonts = [_caption_font(caption, size) for caption in captions]
+    texts = [_wrapped(caption, font, width, most) for caption, font in zip(captions, fonts, strict=True)]
+    room = (size + 3) * max(len(lines) for lines in texts)
+    cells = []
+    for image, lines, font in zip(images, texts, fonts, strict=True):
+        canvas = Image.new("RGB", (width, height + room), "white")
+        canvas.paste(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        for number, line in enumerate(lines):
+            middle = height + (number + 0.5) * (size + 3)
+            ImageDraw.Draw(canvas).text((width / 2, middle), line, fill="black", font=font, anchor="mm")
+        cells.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1))
+    return torch.stack(cells)
+
+
+def _caption_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font for English; else one of the machine's that has more scripts, if there is one."""
+    if not text.isascii():
+        for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "msyh.ttc"):
+            with contextlib.suppress(OSError):
+                return ImageFont.truetype(name, size)
+    return _font(size, [])
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """The text in lines of at most this width, broken between words; what does not fit ends in an ellipsis.
+
+    What is wider than a line, as text in scripts without spaces, is broken within.
+    """
+    lines = [""]
+    for word in text.split():
+        for number, piece in enumerate([word] if font.getlength(word) <= width else word):
+            longer = lines[-1] + " " * (number == 0 and lines[-1] != "") + piece
+            if font.getlength(longer) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(piece)
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(f"{last}…") > width:
+            last = last[:-1]
+        lines[most - 1 :] = [f"{last}…"]
+    return lines

@@ -10,8 +10,8 @@ from torch import Tensor
 from diffusion_lightning.conditioning.base import Conditioner, Told
 from diffusion_lightning.conditions import Condition
 
-REMEMBERED = 50_000
-"""Captions whose embeddings are kept, of float32 tokens some 50 kB each for an encoder of width 384."""
+REMEMBERED = 2 * 1024**3
+"""Bytes of embeddings that are kept: some 40,000 captions of 32 tokens for an encoder of width 384."""
 
 
 class PretrainedText(Conditioner):
@@ -115,7 +115,8 @@ class _Encoder:
                 for start in range(0, len(fresh), 64):
                     self._encode(fresh[start : start + 64], device)
         found = [self.known[text] for text in texts]
-        while len(self.known) > REMEMBERED:
+        each = 4 * (found[0][0].numel() + found[0][1].numel())
+        while len(self.known) * each > REMEMBERED:
             self.known.popitem(last=False)
         return torch.stack([vector for vector, _ in found]), torch.stack([tokens for _, tokens in found])
 
