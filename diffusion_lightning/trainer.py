@@ -15,7 +15,7 @@ from diffusion_lightning.callbacks.comparison import Comparison
 from diffusion_lightning.callbacks.writer import PictureWriter
 from diffusion_lightning.cascade import further_stages, guided, read_fitted, show_generated
 from diffusion_lightning.conditioning.guidance import Guidance
-from diffusion_lightning.data.asked import asked, check_asked
+from diffusion_lightning.data.asked import asked, heard
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.starts import Drawn, Enlarged, Given, Starts, find_given
@@ -76,15 +76,15 @@ class DiffusionTrainer(Trainer):
             module.guidance = guided(guidance, module)
         condition, channels = asked(prompt, prompts, label), read_fitted(module, ckpt_path)[0]
         stages = [module, *further_stages(then or [], module)]
-        for stage in stages:
-            stage.walk_seed = seed
-            check_asked(condition, stage)
+        told = [heard(condition, stage, first=stage is module) for stage in stages]
         folders = [Path(output) / f"stage{k}" for k in range(1, len(stages))] + [Path(output)]
-        starts: Starts = Drawn(number, batch_size, seed, condition)
-        for stage, folder in zip(stages, folders, strict=True):
-            self._walk(stage, starts, PictureWriter(str(folder)), 1.0, ckpt_path, weights_only)
-            files = [folder / f"{i:06d}.png" for i in range(number)]
-            starts, ckpt_path = Enlarged(files, channels, batch_size, seed, condition), None
+        starts: Starts = Drawn(number, batch_size, seed, told[0])
+        for k, (stage, folder) in enumerate(zip(stages, folders, strict=True)):
+            stage.walk_seed = seed
+            if k > 0:
+                files = [folders[k - 1] / f"{i:06d}.png" for i in range(number)]
+                starts = Enlarged(files, channels, batch_size, seed, told[k])
+            self._walk(stage, starts, PictureWriter(str(folder)), 1.0, None if k else ckpt_path, weights_only)
         if self.is_global_zero:
             show_generated(Path(output), number, condition)
             get_console().print(f"{number} generated pictures and grid.png are in {output}", soft_wrap=True)

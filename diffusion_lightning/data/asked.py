@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lightning.conditions import Condition
+from diffusion_lightning.conditions import Condition, count, untold
 from diffusion_lightning.module import RestorationModule
 
 
@@ -30,24 +30,36 @@ def asked(prompts: Sequence[str] | None, file: str | None, labels: Sequence[int]
     return found or None
 
 
-def check_asked(condition: Condition | None, module: RestorationModule) -> None:
-    """Refuse, before anything is generated, what a module cannot hear; warn of what it hears in part.
+def heard(condition: Condition | None, module: RestorationModule, first: bool = True) -> Condition | None:
+    """What a module is told of a condition, checked before anything is generated; parts not given count as untold.
+
+    Args:
+        condition: What was asked.
+        module: Who is asked.
+        first: Whether it must hear all that was asked; a further stage need not.
 
     Raises:
         ValueError: It hears no labels or no captions, not these, or needs one where none is given.
     """
     conditioner, guidance = module.conditioner, module.guidance
-    heard = {*(conditioner.heeds if conditioner else ()), *(guidance.heeds if guidance else ())}
+    heeded = conditioner.heeds if conditioner else ()
+    names = {*heeded, *(guidance.heeds if guidance else ())}
     for name, flag in (("caption", "--prompt"), ("label", "--label")):
-        if name in (condition or {}) and name not in heard:
+        if first and name in (condition or {}) and name not in names:
             raise ValueError(
                 f"{flag}: the model was trained without {name}s"
-                + (f", it hears a {' and a '.join(sorted(heard))}" if heard else "; use one with a conditioner")
+                + (f", it hears a {' and a '.join(sorted(names))}" if names else "; use one with a conditioner")
             )
-    if conditioner is not None and condition is None:
-        conditioner.tell(None)
-    if conditioner is not None and condition is not None:
-        conditioner.check(condition)
+    found = {name: values for name, values in (condition or {}).items() if name in names}
+    missing = [name for name in heeded if name not in found]
+    if conditioner is not None and missing and conditioner.dropout == 0:
+        conditioner.tell(None)  # says that it cannot do without
+    if not found:
+        return None
+    found |= untold(missing, count(found))
+    if conditioner is not None:
+        conditioner.check(found)
+    return found
 
 
 def read_prompts(file: str) -> list[str]:

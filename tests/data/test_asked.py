@@ -9,7 +9,7 @@ from conditioning.captioned import Hearing
 
 from diffusion_lightning.conditioning import ClassEmbedding, ClassifierGuidance, TextTransformer
 from diffusion_lightning.conditions import describe
-from diffusion_lightning.data.asked import asked, check_asked, read_prompts
+from diffusion_lightning.data.asked import asked, heard, read_prompts
 from diffusion_lightning.degradations import GaussianNoise
 
 
@@ -61,30 +61,28 @@ def test_what_was_told_is_written_as_the_caption_else_the_class() -> None:
 
 def test_a_model_that_hears_nothing_refuses_words_and_labels() -> None:
     with pytest.raises(ValueError, match="--prompt: the model was trained without captions; use one with a cond"):
-        check_asked({"caption": ["a cat"]}, tiny_module())
-    check_asked(None, tiny_module())
+        heard({"caption": ["a cat"]}, tiny_module())
+    heard(None, tiny_module())
 
 
 def test_a_model_that_hears_labels_refuses_words_and_says_so() -> None:
     module = tiny_module(denoiser=Hearing(4), conditioner=ClassEmbedding(3, 4))
     with pytest.raises(ValueError, match="without captions, it hears a label"):
-        check_asked({"caption": ["a cat"]}, module)
+        heard({"caption": ["a cat"]}, module)
     with pytest.raises(ValueError, match="label 3 is no class: choose from 0 to 2"):
-        check_asked({"label": torch.tensor([0, 3])}, module)
-    check_asked({"label": torch.tensor([0, 2, -1])}, module)
-    check_asked(None, module)
+        heard({"label": torch.tensor([0, 3])}, module)
+    heard({"label": torch.tensor([0, 2, -1])}, module)
+    heard(None, module)
 
 
 def test_a_model_that_was_always_told_a_label_needs_one() -> None:
     module = tiny_module(denoiser=Hearing(4), conditioner=ClassEmbedding(3, 4, dropout=0))
-    with pytest.raises(ValueError, match="trained with dropout=0, so its network needs a condition: give a label"):
-        check_asked(None, module)
+    with pytest.raises(ValueError, match="trained with dropout=0, so its network needs a condition"):
+        heard(None, module)
 
 
 def test_labels_serve_a_guiding_classifier_where_the_network_hears_none() -> None:
-    check_asked(
-        {"label": torch.tensor([1])}, tiny_module(degradation=GaussianNoise(), guidance=ClassifierGuidance("c"))
-    )
+    heard({"label": torch.tensor([1])}, tiny_module(degradation=GaussianNoise(), guidance=ClassifierGuidance("c")))
 
 
 def test_words_that_the_model_does_not_know_are_told() -> None:
@@ -92,9 +90,27 @@ def test_words_that_the_model_does_not_know_are_told() -> None:
     conditioner.fit({"caption": ["red apple", "green pear", ""]})
     module = tiny_module(denoiser=Hearing(8), conditioner=conditioner)
     with pytest.raises(ValueError, match="the model knows no word of 'полёт 飞行'"):
-        check_asked({"caption": ["полёт 飞行"]}, module)
+        heard({"caption": ["полёт 飞行"]}, module)
     with pytest.warns(UserWarning, match="'a red pear': the model does not know a"):
-        check_asked({"caption": ["a red pear"]}, module)
+        heard({"caption": ["a red pear"]}, module)
     with pytest.warns(UserWarning, match="has 4 words: the model hears the first 3"):
-        check_asked({"caption": ["red green red apple"]}, module)
-    check_asked({"caption": ["", "Green APPLE!"]}, module)
+        heard({"caption": ["red green red apple"]}, module)
+    heard({"caption": ["", "Green APPLE!"]}, module)
+
+
+def test_a_further_stage_hears_what_it_can_and_is_told_nothing_of_the_rest() -> None:
+    labels = {"label": torch.tensor([1, 2])}
+    assert heard(labels, tiny_module(), first=False) is None
+    conditioner = TextTransformer(units="bytes", dim=8, heads=2)
+    module = tiny_module(denoiser=Hearing(8), conditioner=conditioner)
+    assert heard(labels, module, first=False) is None
+    assert heard(labels | {"caption": ["a", "b"]}, module, first=False) == {"caption": ["a", "b"]}
+
+
+def test_a_part_that_is_not_given_counts_as_untold() -> None:
+    conditioner, guidance = TextTransformer(units="bytes", dim=8, heads=2), ClassifierGuidance("any.ckpt")
+    module = tiny_module(degradation=GaussianNoise(), denoiser=Hearing(8), conditioner=conditioner, guidance=guidance)
+    told = heard({"label": torch.tensor([1, 2])}, module)
+    assert told is not None
+    assert told["caption"] == ["", ""]
+    assert torch.as_tensor(told["label"]).tolist() == [1, 2]
