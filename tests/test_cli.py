@@ -272,7 +272,11 @@ BAD = {
     "no severity": ([*RESTORE, "--input=../rgb", "--severity=0"], 1, ["severity=0.0", "(0, 1]"]),
     "a severity of NaN": ([*RESTORE, "--input=../rgb", "--severity=.nan"], 1, ["severity=nan", "(0, 1]"]),
     "pictures onto themselves": ([*RESTORE, "--input=../rgb", "--output=../rgb"], 1, ["picture_00.png", "--output"]),
-    "no prior": (["generate", "--ckpt_path", "../no_prior.ckpt", *QUIET], 1, ["ChannelMeans", "`fit` wrote"]),
+    "no prior": (
+        ["generate", "--ckpt_path", "../no_prior.ckpt", *QUIET],
+        1,
+        ["no_prior.ckpt has no fitted prior", "`fit`"],
+    ),
     "no prior to know the channels by": (
         ["restore", "--ckpt_path", "../no_prior.ckpt", "--input=../rgb", *QUIET],
         1,
@@ -340,6 +344,8 @@ def within(part: Any, whole: Any) -> bool:
     """Whether all that the part says is said by the whole, which may say more."""
     if isinstance(part, dict):
         return all(key in whole and within(value, whole[key]) for key, value in part.items())
+    if isinstance(part, list):
+        return len(part) == len(whole) and all(map(within, part, whole))
     return part == whole
 
 
