@@ -80,7 +80,7 @@ class ClassifierFree(Guidance):
 
     def guide(self, hear: Hear, condition: Condition | None, degradation: Degradation) -> Denoise:
         """The guided denoiser; with nothing to tell, the one that is told nothing."""
-        if condition is None or (self.scale == 0 and self.interval == (0, 1)):
+        if condition is None or (self.scale == 0 and tuple(self.interval) == (0, 1)):
             return hear(None)
         if self.scale == 1:
             return hear(condition)
