@@ -147,7 +147,8 @@ def _ours(module: LightningModule) -> RestorationModule:
 
 def told_in_turn(trainer: Trainer, indices: Iterable[int]) -> Condition | None:
     """What generated images are told: image i the label and caption of held-out picture i, and round again."""
-    return trainer.datamodule.condition("val", indices) or None  # type: ignore[attr-defined]  # set by Lightning
+    condition = getattr(getattr(trainer, "datamodule", None), "condition", None)
+    return None if condition is None else condition("val", indices) or None
 
 
 def score_name(features: nn.Module | None) -> str:

@@ -43,12 +43,13 @@ class PretrainedText(Conditioner):
         self.register_buffer("_place", torch.empty(0), persistent=False)  # follows the module to its device
 
     def fit(self, condition: Condition) -> None:
-        """Load the encoder, so that a missing one is refused before training."""
+        """Load the encoder, so that a missing one is refused before training, as data without captions are."""
+        super().fit(condition)
         self._shared.load()
 
     def check(self, condition: Condition) -> None:
         """Warn of captions that are longer than what is heard."""
-        for text in dict.fromkeys(map(str, condition["caption"])):
+        for text in dict.fromkeys(map(str, self.heard(condition)["caption"])):
             if (tokens := self._shared.count(text)) > self.length:
                 short = text if len(text) <= 60 else f"{text[:57]}..."
                 warnings.warn(f"{short!r} has {tokens} tokens: the model hears the first {self.length}", stacklevel=2)

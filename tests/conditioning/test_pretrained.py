@@ -92,6 +92,11 @@ def test_it_works_in_inference_mode_and_its_embeddings_outside_it() -> None:
     assert weight.grad.any()
 
 
+def test_data_without_captions_are_refused_before_training(conditioner: PretrainedText) -> None:
+    with pytest.raises(ValueError, match="PretrainedText heeds each image's caption, got no caption"):
+        conditioner.fit({"label": torch.tensor([1])})
+
+
 def test_what_is_too_long_is_told(conditioner: PretrainedText) -> None:
     with pytest.warns(UserWarning, match=r"has 22 tokens: the model hears the first 12"):
         conditioner.check({"caption": ["cat " * 20]})
