@@ -61,8 +61,9 @@ class Stage(nn.Module):
         embedding: Width of the embedding.
         blocks: Number of residual blocks.
         dropout: Dropout of the residual blocks.
-        attention: Self-attention that ends the blocks, or None.
-        cross_attention: Attention to the tokens that ends the stage, or None.
+        attention: Whether self-attention ends the blocks.
+        token_dim: Width of the tokens to which attention ends the stage; 0 for none.
+        head_channels: As of ``Attention``.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class Stage(nn.Module):
         embedding: int,
         blocks: int,
         dropout: float = 0.0,
-        attention: Attention | None = None,
-        cross_attention: CrossAttention | None = None,
+        attention: bool = False,
+        token_dim: int = 0,
+        head_channels: int = 64,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, embedding, dropout) for _ in range(blocks))
-        self.attention = attention
-        self.cross_attention = cross_attention
+        self.attention = Attention(channels, head_channels) if attention else None
+        self.cross_attention = CrossAttention(channels, token_dim, head_channels) if token_dim else None
 
     def forward(
         self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, skips: list[Tensor] | None = None

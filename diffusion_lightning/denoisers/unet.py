@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lightning.denoisers.blocks import GROUP, Downsample, ResidualResample, TimeEmbedding, Upsample, zero
-from diffusion_lightning.denoisers.stages import Attention, CrossAttention, Stage
+from diffusion_lightning.denoisers.stages import Stage
 
 Resample = Literal["convolution", "residual"]
 
@@ -86,8 +86,9 @@ class UNet(nn.Module):
                     embedding,
                     blocks,
                     dropout,
-                    Attention(channels, head_channels) if factor in attention else None,
-                    CrossAttention(channels, token_dim, head_channels) if factor in heard else None,
+                    factor in attention,
+                    token_dim if factor in heard else 0,
+                    head_channels,
                 )
                 for channels, factor in zip(widths, factors, strict=True)
             )

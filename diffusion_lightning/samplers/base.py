@@ -61,11 +61,15 @@ class Walk:
         estimate = as_estimate(self.denoise(x, _times(x, t)))
         return estimate._replace(x0=estimate.x0.to(x.dtype))
 
+    def seen(self, x0: Tensor, t: float) -> Tensor:
+        """What the walk's forward makes of clean images at t."""
+        return self.forward(x0, _times(x0, t), self.params) if t > 0 else x0
+
     def move(self, x: Tensor, x0: Tensor, t: float, s: float, kappa: float | Tensor, zeta: float | Tensor) -> Tensor:
         """D_s(x̂_0) + κ (x − D_t(x̂_0)) + ζ η; κ and ζ are numbers, or tensors that broadcast to x."""
-        ahead = self.forward(x0, _times(x, s), self.params) if s > 0 else x0
+        ahead = self.seen(x0, s)
         if not isinstance(kappa, float) or kappa:
-            ahead = ahead + kappa * (x - self.forward(x0, _times(x, t), self.params))
+            ahead = ahead + kappa * (x - self.seen(x0, t))
         if not isinstance(zeta, float) or zeta:
             ahead = ahead + zeta * rng.normal(x.shape, self.generator, like=x)
         return ahead

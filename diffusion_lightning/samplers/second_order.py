@@ -34,6 +34,9 @@ class Heun(Sampler):
         churn_noise: S_noise, the factor of the noise added, 1 or a little more.
         average: ``x0`` averages the two x̂_0, for any degradation. ``slope`` averages d(x/α)/d(σ/α) as EDM's Algorithm 1
             does, which gives the second x̂_0 the weight ½ (σ_t/α_t)/(σ_s/α_s): the same to second order, for D_t = α_t.
+            ``integral`` takes x̂_0 to move evenly in t and integrates it over d(D/σ), by Simpson's rule with D_m at the
+            middle: the nearest of the three on a mixture, for any degradation, at more evaluations of D and no more of
+            the network.
     """
 
     calls_per_step = 2
@@ -46,7 +49,7 @@ class Heun(Sampler):
         churn_min: float = 0.0,
         churn_max: float = math.inf,
         churn_noise: float = 1.0,
-        average: Literal["x0", "slope"] = "x0",
+        average: Literal["x0", "slope", "integral"] = "x0",
     ) -> None:
         super().__init__(steps, grid)
         if not 0 <= churn < math.inf:
@@ -55,8 +58,8 @@ class Heun(Sampler):
             raise ValueError(f"churn_min={churn_min}, churn_max={churn_max}: choose 0 <= churn_min <= churn_max")
         if not 0 < churn_noise < math.inf:
             raise ValueError(f"churn_noise={churn_noise}: choose a positive factor, 1 for the exact noise level")
-        if average not in ("x0", "slope"):
-            raise ValueError(f"average={average!r}: choose x0 or slope")
+        if average not in ("x0", "slope", "integral"):
+            raise ValueError(f"average={average!r}: choose x0, slope or integral")
         self.churn = churn
         self.churn_min = churn_min
         self.churn_max = churn_max
@@ -85,9 +88,20 @@ class Heun(Sampler):
         x0 = walk.guess(x, t).x0
         ahead = walk.move(x, x0, t, s, *pair)
         if s > 0:
+            end = walk.guess(ahead, s).x0
+            if self.average == "integral":
+                return x0, ahead + self._turn(walk, end, t, s) - self._turn(walk, x0, t, s)
             weight = self._weight(walk.degradation, t, s)
-            ahead = walk.move(x, x0 + weight * (walk.guess(ahead, s).x0 - x0), t, s, *pair)
+            ahead = walk.move(x, x0 + weight * (end - x0), t, s, *pair)
         return x0, ahead
+
+    @staticmethod
+    def _turn(walk: Walk, x0: Tensor, t: float, s: float) -> Tensor:
+        """σ_s ∫ (τ − t)/(s − t) d(D_τ/σ_τ) x̂_0 from t to s, by parts: D_s x̂_0 less the mean of σ_s/σ_τ D_τ x̂_0."""
+        start, middle, end = (
+            flow_kappa(walk.degradation, time, s) * walk.seen(x0, time) for time in (t, (t + s) / 2, s)
+        )
+        return end - (start + 4 * middle + end) / 6
 
     def _weight(self, degradation: Degradation, t: float, s: float) -> float:
         if self.average == "x0":

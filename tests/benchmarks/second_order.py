@@ -21,19 +21,25 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from samplers.mixtures import degraded_mixture
 from samplers.test_order import CASES, HIGH, Inner
 
-from diffusion_lightning.samplers import Heun, Multistep, ProbabilityFlow
+from diffusion_lightning.samplers import Heun, Multistep, ProbabilityFlow, Sampler
 
-RULES = {"ProbabilityFlow": ProbabilityFlow, "Heun": Heun, "Multistep": Multistep}
+RULES: dict[str, tuple[type[Sampler], dict[str, str]]] = {
+    "ProbabilityFlow": (ProbabilityFlow, {}),
+    "Heun": (Heun, {}),
+    "Heun, integral": (Heun, {"average": "integral"}),
+    "Multistep": (Multistep, {}),
+}
 CALLS = (8, 16, 32, 64, 128, 256)
 FINE = 768
-COLOURS = {"ProbabilityFlow": "#555555", "Heun": "#c0392b", "Multistep": "#2471a3"}
+COLOURS = {"ProbabilityFlow": "#555555", "Heun": "#c0392b", "Heun, integral": "#e67e22", "Multistep": "#2471a3"}
 
 
 def ends(case: str, rule: str, calls: int, pictures: int) -> torch.Tensor:
     """Where walks of so many network calls end; a step of Heun takes two, as none goes to t = 0."""
     degradation = CASES[case]()
     oracle, x, params = degraded_mixture(degradation, pictures, HIGH)
-    sampler = RULES[rule](calls // RULES[rule].calls_per_step, Inner())
+    kind, arguments = RULES[rule]
+    sampler = kind(calls // kind.calls_per_step, Inner(), **arguments)
     *_, last = sampler.trajectory(oracle, degradation, x, params, start=HIGH)
     return last.x
 
@@ -70,7 +76,7 @@ def plot(errors: dict[str, dict[str, list[float]]], file: str, size: int = 320, 
         for line, (rule, row) in enumerate(rules.items()):
             ys = [margin + inner * (high - math.log10(error)) / (high - low) for error in row]
             draw.line(list(zip(xs, ys, strict=True)), COLOURS[rule], 2)
-            draw.text((left + 6, size - margin - 50 + 15 * line), rule, COLOURS[rule], font)
+            draw.text((left + 6, size - margin - 65 + 15 * line), rule, COLOURS[rule], font)
     canvas.save(file)
 
 

@@ -87,7 +87,7 @@ def test_both_attentions_start_as_nothing():
 
 
 def test_a_stage_is_its_blocks_then_self_attention_then_attention_to_the_tokens():
-    stage = drawn(Stage(8, 6, 2, attention=Attention(8), cross_attention=CrossAttention(8, 3)))
+    stage = drawn(Stage(8, 6, 2, attention=True, token_dim=3))
     x, embedding = image(8), torch.randn(3, 6, dtype=torch.float64)
     tokens = torch.randn(3, 5, 3, dtype=torch.float64)
     first, second = stage.blocks

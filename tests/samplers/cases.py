@@ -30,6 +30,7 @@ SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
     "ConsistentAnnealed": lambda steps: ConsistentAnnealed(steps, eta=0.3),
     "Heun": Heun,
     "Heun of slopes": lambda steps: Heun(steps, average="slope"),
+    "Heun of integrals": lambda steps: Heun(steps, average="integral"),
     "Heun with churn": lambda steps: Heun(steps, churn=1.5),
     "Multistep": Multistep,
     "Multistep in lambda": lambda steps: Multistep(steps, spacing="lambda"),

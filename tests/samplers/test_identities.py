@@ -159,7 +159,7 @@ def test_a_trajectory_shows_the_network_s_own_guess_and_not_the_corrected_one(sa
         (lambda: Heun(churn=-1), "churn=-1: choose 0"),
         (lambda: Heun(churn_min=2, churn_max=1), "churn_min=2, churn_max=1: choose"),
         (lambda: Heun(churn_noise=0), "churn_noise=0: choose"),
-        (lambda: Heun(average="x"), "average='x': choose x0 or slope"),
+        (lambda: Heun(average="x"), "average='x': choose x0, slope or integral"),
         (lambda: Multistep(spacing="x"), "spacing='x': choose t or lambda"),
     ],
     ids=["eta", "churn", "churn's range", "churn's factor", "average", "spacing"],

@@ -78,6 +78,10 @@ def guess(name, degradation, times, path, i):
         share = alpha_at(degradation, s) - kappa * alpha_at(degradation, t)
         ahead = weighted((share * gain(degradation, s), x0), (kappa * gain(degradation, s), path[i]))
         weight = level(degradation, t) / level(degradation, s) / 2 if "slopes" in name else 0.5
+        if "integrals" in name:
+            scaled = [alpha_at(degradation, u) / sigma_at(degradation, u) for u in (t, (t + s) / 2, s)]
+            mean = (scaled[0] + 4 * scaled[1] + scaled[2]) / 6
+            weight = (scaled[2] - mean) / (scaled[2] - scaled[0])
         return weighted((1 - weight, x0), (weight, ahead))
     if name.startswith("Multistep") and i > 0 and (s > 0 or "lambda" not in name):
         places = [math.log(level(degradation, u)) if "lambda" in name else u for u in (times[i - 1], t, s)]

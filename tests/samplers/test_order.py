@@ -58,6 +58,7 @@ RULES = {
     "the flow": ProbabilityFlow,
     "Heun": Heun,
     "Heun of slopes": lambda steps, grid: Heun(steps, grid, average="slope"),
+    "Heun of integrals": lambda steps, grid: Heun(steps, grid, average="integral"),
     "Multistep": Multistep,
     "Multistep in lambda": lambda steps, grid: Multistep(steps, grid, spacing="lambda"),
     "Heun without ½": FullWeight,
@@ -96,6 +97,7 @@ def test_the_flow_s_own_steps_are_of_first_order(case):
     ("case", "rule"),
     [
         *[(case, "Heun") for case in CASES],
+        *[(case, "Heun of integrals") for case in CASES],
         ("noise", "Heun of slopes"),
         ("noise", "Multistep"),
         ("noise", "Multistep in lambda"),
@@ -128,3 +130,8 @@ def test_a_wrong_weight_or_a_wrong_kappa_costs_the_second_order(case, rule):
 def test_a_few_second_order_steps_are_as_exact_as_many_of_first_order(case, rule):
     assert error(case, rule, 64) < error(case, "the flow", 256)
     assert error(case, rule, 32) < 2 * error(case, "the flow", 256)
+
+
+@every_case
+def test_32_steps_of_the_integral_are_as_exact_as_256_of_first_order(case):
+    assert error(case, "Heun of integrals", 32) <= error(case, "the flow", 256)
