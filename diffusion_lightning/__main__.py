@@ -1,6 +1,6 @@
 """`python -m diffusion_lightning`."""
 
-from diffusion_lightning.cli import main
+from diffusion_lightning.commands.cli import main
 
 if __name__ == "__main__":
     main()

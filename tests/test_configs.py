@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from callbacks.runs import CONFIGS, QUIET, files, run
+from helpers.runs import CONFIGS, QUIET, files, run
 
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
 PAPER = CONFIGS / "paper"

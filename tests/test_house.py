@@ -191,7 +191,7 @@ def test_the_library_neither_prints_nor_names_a_device(file):
         ("samplers.cold", "from diffusion_lightning.samplers import base", True),
         ("samplers.cold", "from diffusion_lightning.samplers.langevin import AnnealedLangevin", False),
         ("samplers.cold", "from .langevin import AnnealedLangevin", False),
-        ("samplers.cold", "def f():\n    import diffusion_lightning.module", False),
+        ("samplers.cold", "def f():\n    import diffusion_lightning.modules.restoration", False),
         ("schedules", "from diffusion_lightning import rng", False),
         ("rng", "from diffusion_lightning.types import Params", True),
         ("degradations.blur", "from diffusion_lightning.degradations.separable import Separable", True),

@@ -4,20 +4,20 @@ import math
 
 import pytest
 import torch
-from oracles import MixtureOracle
+from helpers.oracles import MixtureOracle
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.data import degrade
 from diffusion_lightning.degradations import Degradation, GaussianNoise
-from diffusion_lightning.losses import L2
-from diffusion_lightning.noise_schedules import Karras, Straight
-from diffusion_lightning.parameterization import EDM, Parameterization, V, Velocity
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.objectives.losses import L2
+from diffusion_lightning.degradations.noise_schedules import Karras, FlowMatching
+from diffusion_lightning.objectives.parameterizations import EDM, Parameterization, V, Velocity
+from diffusion_lightning.core.rng import keyed_generator
 
 CASES = {
     "v of cosine noise": (GaussianNoise(20), V()),
-    "the velocity of a straight path": (GaussianNoise(20, Straight()), Velocity()),
+    "the velocity of a straight path": (GaussianNoise(20, FlowMatching()), Velocity()),
     "EDM's target of its levels": (GaussianNoise(20, Karras(0.02, 5.0)), EDM(0.75)),
 }
 
@@ -88,7 +88,7 @@ def test_a_small_network_reaches_the_least_loss_of_a_mixture_within_five_per_cen
 
 
 def test_one_batch_can_be_learnt_by_heart() -> None:
-    degradation = GaussianNoise(20, Straight())
+    degradation = GaussianNoise(20, FlowMatching())
     module = module_of(degradation, Velocity())
     clean = mixture(degradation).sample(16, keyed_generator(0)).float()
     batch = degrade(degradation, clean, torch.linspace(0.3, 1, 16), generator=keyed_generator(1))

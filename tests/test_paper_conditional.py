@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks.runs import CONFIGS, QUIET, run, write_pictures
-from paper import CONDITIONAL, header, settings
+from helpers.runs import CONFIGS, QUIET, run, write_pictures
+from helpers.paper import CONDITIONAL, header, settings
 
-from diffusion_lightning import denoisers
-from diffusion_lightning.conditioning import DegradedClassifier, TextTransformer
-from diffusion_lightning.metrics import Inception
+from diffusion_lightning. import networks as denoisers
+from diffusion_lightning.modules import DegradedClassifier
+from diffusion_lightning.conditioning import TextTransformer
+from diffusion_lightning.metrics import InceptionV3
 
 every_config = pytest.mark.parametrize("name", CONDITIONAL)
 CLASSIFIER = "adm_classifier_imagenet128"
@@ -38,7 +39,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data/captioned/captions.csv").write_text("file,caption\n" + rows)
     for kind in ("cats", "dogs"):
         write_pictures(tmp_path / "data/imagenet" / kind, 6, (64, 64))
-    monkeypatch.setattr(Inception, "prepare", lambda self, cache_dir: None)
+    monkeypatch.setattr(InceptionV3, "prepare", lambda self, cache_dir: None)
     return tmp_path
 
 

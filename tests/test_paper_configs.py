@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks.runs import CONFIGS, QUIET, picture, run
-from data.files import accept_any_checksum, write_cifar, write_idx, write_photographs
-from paper import CONDITIONAL, PRINTED, PUBLISHED, channels, header, settings, side
+from helpers.runs import CONFIGS, QUIET, picture, run
+from helpers.files import accept_any_checksum, write_cifar, write_idx, write_photographs
+from helpers.paper import CONDITIONAL, PRINTED, PUBLISHED, channels, header, settings, side
 
-from diffusion_lightning.denoisers import UNet
-from diffusion_lightning.metrics import Inception
+from diffusion_lightning.networks import UNet
+from diffusion_lightning.metrics import InceptionV3
 
 SMALL = [
     *("--model.denoiser.init_args.width=8", "--data.batch_size=2", "--data.num_workers=0"),
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_photographs(folder / "data")
     with pytest.MonkeyPatch.context() as patch:
         accept_any_checksum(patch)
-        patch.setattr(Inception, "prepare", lambda self, cache_dir: None)
+        patch.setattr(InceptionV3, "prepare", lambda self, cache_dir: None)
         yield folder
 
 
@@ -95,7 +95,7 @@ def test_it_is_trained_as_the_paper_says(name: str) -> None:
     assert model["parameterization"].endswith(".X0")
     assert model["loss"].endswith(".L1")
     assert model["sampler"].endswith(".Cold")
-    assert model["optimizer"] == {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-5}}
+    assert model["optimizer"] == {"class_path": "Adam", "init_args": {"lr": 2e-5}}
     assert "lr_scheduler" not in model
     assert data["init_args"]["batch_size"] == 32
     assert (trainer["max_steps"], trainer["accumulate_grad_batches"]) == (700_000, 2)
@@ -104,7 +104,7 @@ def test_it_is_trained_as_the_paper_says(name: str) -> None:
     assert trainer["max_steps"] % validated == 0, "the end is validated"
     average, look, save = trainer["callbacks"]
     assert average["init_args"] == {"decay": 0.995, "start_step": 2000, "every_n_steps": 10}
-    assert look["init_args"]["features"] == "diffusion_lightning.metrics.Inception"
+    assert look["init_args"]["features"] == "InceptionV3"
     assert trainer["max_steps"] % save["init_args"]["every_n_train_steps"] == 0, "the end is saved"
 
 

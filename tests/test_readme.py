@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from callbacks.runs import working_in
+from helpers.runs import working_in
 
-from diffusion_lightning import cli
+from diffusion_lightning.commands import cli
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -1,10 +1,10 @@
-"""Callbacks: they look at the model in validation (generation, restoration, FID), average weights and write files."""
+"""Callbacks: evaluation during validation (generation, restoration, likelihood), weight averaging, image files."""
 
-from diffusion_lightning.callbacks.comparison import Comparison
 from diffusion_lightning.callbacks.ema import EMA
 from diffusion_lightning.callbacks.generation import Generation
 from diffusion_lightning.callbacks.likelihood import Likelihood
-from diffusion_lightning.callbacks.restoration import RestorationTable
-from diffusion_lightning.callbacks.writer import PictureWriter
+from diffusion_lightning.callbacks.restoration import RestorationMetrics
+from diffusion_lightning.callbacks.sampler_comparison import SamplerComparison
+from diffusion_lightning.callbacks.writer import ImageWriter
 
-__all__ = ["EMA", "Comparison", "Generation", "Likelihood", "PictureWriter", "RestorationTable"]
+__all__ = ["EMA", "Generation", "ImageWriter", "Likelihood", "RestorationMetrics", "SamplerComparison"]

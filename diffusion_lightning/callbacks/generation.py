@@ -1,114 +1,121 @@
-"""Generation during validation: a grid, a trajectory, and the Fréchet distance of generated from held-out images."""
+"""Generation during validation: a grid, trajectories, and the Fréchet distance of generated from held-out images."""
 
 import torch
 from lightning.pytorch import Trainer
 from rich import get_console
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name, told_in_turn
-from diffusion_lightning.conditions import describe
-from diffusion_lightning.module import RestorationModule
+from diffusion_lightning.callbacks.base import (
+    EvaluationCallback,
+    image_dir,
+    log_image,
+    score_name,
+    validation_conditions,
+)
+from diffusion_lightning.core.conditions import to_text
+from diffusion_lightning.core.types import RestorationBatch
+from diffusion_lightning.core.visualization import image_grid, labelled_grid
+from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.samplers.base import Sampler, Step
-from diffusion_lightning.sheets import grid, sheet
-from diffusion_lightning.types import RestorationBatch
 
 
-class Generation(Look):
-    """Walks images from the prior to t = 0; image i is the same every time, for any number of devices.
+class Generation(EvaluationCallback):
+    """Generates images from the prior; image i is the same every time, on any number of devices.
 
-    A model that hears labels or captions is told those of the held-out pictures in turn.
+    Conditional models get the labels or captions of the held-out images, cyclically.
 
     Args:
         images: Images to generate.
-        pictures: How many of them to show in the grid.
-        trajectories: How many of them to show along the walk.
-        features: The network of the Fréchet distance from the held-out images; none is computed if None.
-        sampler: How to walk; as the model says if None.
-        batch_size: Images generated at once on a device.
-        every: Look at every so many validations.
-        seed: Of the draws of the prior and the sampler.
-        name: What is added to the names of the score and the pictures; a second such callback needs one.
+        grid_images: How many of them to show in the grid.
+        trajectories: How many of them to show along their trajectory.
+        features: The network of the Fréchet distance from the held-out images; it is not computed if None.
+        sampler: The sampler; the module's own if None.
+        batch_size: Images generated at once per device.
+        every_n_validations: Run in every n-th validation.
+        seed: Random seed of the prior and the sampler.
+        name: A suffix of the names of the score and the images; a second such callback needs one.
     """
 
     def __init__(
         self,
         images: int = 64,
-        pictures: int = 64,
+        grid_images: int = 64,
         trajectories: int = 4,
         features: nn.Module | None = None,
         sampler: Sampler | None = None,
         batch_size: int = 64,
-        every: int = 1,
+        every_n_validations: int = 1,
         seed: int = 0,
         name: str = "",
     ) -> None:
-        super().__init__(["generated"], images, features, every, name)
+        super().__init__(["generated"], images, features, every_n_validations, name)
         self.images = images
-        self.pictures = min(pictures, images)
+        self.grid_images = min(grid_images, images)
         self.trajectories = min(trajectories, images, batch_size)
         self.sampler = sampler
         self.batch_size = batch_size
         self.seed = seed
 
-    def see(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
-        """Take the features of the real images."""
+    def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
+        """Add the features of the real images."""
         assert batch.index is not None
         if self.distances is not None:
             self.distances.update_real(batch.clean[batch.index >= 0])
 
-    def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
-        """Generate this rank's share, log the distance, and draw."""
-        share = range(trainer.global_rank, self.images, trainer.world_size)
+    def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+        """Generate this rank's images, log the distance, and log the grid and the trajectories."""
+        indices = range(trainer.global_rank, self.images, trainer.world_size)
         kept: list[Tensor] = []
         points: list[tuple[float, Tensor]] = []
 
-        def follow(step: Step) -> None:  # copies of the few shown: whole batches of every step would fill a device
+        def record_step(step: Step) -> None:  # copies of the few shown: all steps of a batch would fill the memory
             points.append((step.t, step.x[: self.trajectories].clone()))
 
-        first = follow if trainer.is_global_zero and self.trajectories > 0 else None
-        for start in range(0, len(share), self.batch_size):
-            indices = share[start : start + self.batch_size]
-            told, watch = told_in_turn(trainer, indices), first if start == 0 else None
-            images = module.generate(indices, self.seed, self.sampler, watch, told)
+        sampling = module.sampling.replace(sampler=self.sampler or module.sampling.sampler, seed=self.seed)
+        records = trainer.is_global_zero and self.trajectories > 0
+        for start in range(0, len(indices), self.batch_size):
+            batch = indices[start : start + self.batch_size]
+            on_step = record_step if records and start == 0 else None
+            condition = validation_conditions(trainer, batch)
+            images = module.generate(batch, condition, sampling.replace(on_step=on_step))
             kept.append(images)
             if self.distances is not None:
                 self.distances.update("generated", images)
         distances = self.log_distances(module, stage)
         shown = self._gather(module, torch.cat(kept) if kept else None)
-        folder = picture_folder(trainer)
+        folder = image_dir(trainer)
         if trainer.is_global_zero:
             value = distances.get("generated")
-            made = self.titled(f"{self.images} generated", ", ")
-            lines = [] if value is None else [f"{score_name(self.features)} of {made}: {value:.3f}"]
-            if self.pictures > 0:
-                heard = module.conditioner is not None
-                captions = describe(told_in_turn(trainer, range(len(shown)))) if heard else None
-                picture = grid(shown, captions=captions)
-                lines.append(str(publish(trainer, folder, self.titled("generated", "-"), picture)))
+            title = self.with_suffix(f"{self.images} generated", ", ")
+            lines = [] if value is None else [f"{score_name(self.features)} of {title}: {value:.3f}"]
+            if self.grid_images > 0:
+                conditional = module.conditioner is not None
+                captions = to_text(validation_conditions(trainer, range(len(shown)))) if conditional else None
+                grid = image_grid(shown, captions=captions)
+                lines.append(str(log_image(trainer, folder, self.with_suffix("generated", "-"), grid)))
             if self.trajectories > 0:
-                times, strip = zip(*_spread(points, 9), strict=True)
-                drawn = sheet(torch.stack(strip, 1), [f"t={t:.2f}" for t in times])
-                publish(trainer, folder, self.titled("trajectory", "-"), drawn)
+                times, columns = zip(*_evenly_spaced(points, 9), strict=True)
+                strip = labelled_grid(torch.stack(columns, 1), [f"t={t:.2f}" for t in times])
+                log_image(trainer, folder, self.with_suffix("trajectory", "-"), strip)
             get_console().print("  ".join(lines), soft_wrap=True)
 
     def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:
-        """The first ``pictures`` images in order, on every rank: rank r has made images r, r + world size, …"""
+        """The first ``grid_images`` in order, on every rank: rank r has the images r, r + world size, …"""
         world = module.trainer.world_size
-        each = -(-self.pictures // world)
+        number = -(-self.grid_images // world)
         if world == 1:
             assert images is not None
-            return images[: self.pictures]
-        shape = module.prior.state["shape"].tolist()
-        mine = torch.zeros(each, *shape, device=module.device)
+            return images[: self.grid_images]
+        mine = torch.zeros(number, *module.image_shape, device=module.device)
         if images is not None:
-            mine[: len(images)] = images[:each]
-        everyone = module.all_gather(mine)
-        assert isinstance(everyone, Tensor)
-        return everyone.transpose(0, 1).flatten(0, 1)[: self.pictures]
+            mine[: len(images)] = images[:number]
+        merge_repeated_flags = module.all_gather(mine)
+        assert isinstance(merge_repeated_flags, Tensor)
+        return merge_repeated_flags.transpose(0, 1).flatten(0, 1)[: self.grid_images]
 
 
-def _spread(points: list[tuple[float, Tensor]], number: int) -> list[tuple[float, Tensor]]:
-    """At most ``number`` of the points, evenly spread and with both ends."""
+def _evenly_spaced(points: list[tuple[float, Tensor]], number: int) -> list[tuple[float, Tensor]]:
+    """At most ``number`` of the points, evenly spaced, with both ends."""
     if len(points) <= number:
         return points
     return [points[round(i * (len(points) - 1) / (number - 1))] for i in range(number)]

@@ -11,64 +11,60 @@ from rich import get_console
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from diffusion_lightning.callbacks.base import Look
-from diffusion_lightning.conditions import take
-from diffusion_lightning.metrics.likelihood import (
-    bits_per_dimension,
-    check_density,
-    dequantize,
-    flow_log_likelihood,
-    rademacher,
-)
-from diffusion_lightning.metrics.variational import chain_times, variational_bound
-from diffusion_lightning.module import RestorationModule
-from diffusion_lightning.rng import image_generators
-from diffusion_lightning.types import Denoise, Generators, RestorationBatch
+from diffusion_lightning.callbacks.base import EvaluationCallback
+from diffusion_lightning.core.conditions import select
+from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.core.types import DenoiseFn, Generators, RestorationBatch
+from diffusion_lightning.degradations.posterior import require_gaussian
+from diffusion_lightning.metrics.likelihood import bits_per_dimension, dequantize, flow_log_likelihood, rademacher
+from diffusion_lightning.metrics.variational_bound import chain_times, variational_bound
+from diffusion_lightning.modules.restoration import RestorationModule
 
-FLOW_STEPS = 32
-UNIFORM = 8
-"""Bits per dimension of 256 grey levels, all equally likely."""
+ODE_STEPS = 32
+UNIFORM_BPD = 8
+"""Bits per dimension of the uniform distribution over 256 grey levels."""
 
-NAMES = {"flow": "the probability flow", "bound": "the variational bound"}
+NAMES = {"ode": "the probability flow", "vlb": "the variational bound"}
 
 
-class Likelihood(Look):
+class Likelihood(EvaluationCallback):
     """Logs and prints ``bpd``, the bits per dimension of held-out images under a model of Gaussian noise.
 
-    Lower is better. ``flow`` is the density of the probability flow (2011.13456) with Hutchinson's estimate, of
-    uniformly dequantised images; ``bound`` is the variational bound of DDPM's chain (2006.11239), with the variances
-    that the network tells if it tells any. Both ask for x̂_0 what walks ask: where the module's ``clip`` bounds the
-    guesses, the model judged is the one whose flow, or chain, has bounded guesses. The draws are those of each image,
+    Lower is better. ``ode`` is the density of the probability flow ODE (2011.13456) with Hutchinson's estimate, of
+    uniformly dequantized images; ``vlb`` is the variational bound of DDPM's chain (2006.11239), with the predicted
+    variances if the network predicts them. Both use the denoiser that samplers use: with ``clip_denoised`` the
+    evaluated model is the one whose flow, or chain, has clipped predictions. Each image has its own random numbers,
     the same in every validation.
 
-    A network that predicts ε on a schedule whose α_1 is nearly 0, as the cosine one, has a flow too steep for 32 steps
-    unless its guesses are bounded: a trained model then comes out at hundreds of bits.
+    A network that predicts ε on a schedule whose α_1 is nearly 0, such as the cosine schedule, has a flow too steep for
+    32 steps unless its predictions are clipped: a trained model then has hundreds of bits.
 
     Args:
-        images: Held-out images to look at.
-        method: ``flow`` or ``bound``.
-        steps: Steps of the flow, four network calls each, 32 if None; or steps of the chain, one call each, T if None.
-        probes: Draws of Hutchinson's estimate for each image.
-        every: Look at every so many validations.
-        name: What is added to the name of the score: ``bpd/name``; a second such callback needs one.
+        images: Held-out images to evaluate.
+        method: ``ode`` or ``vlb``.
+        steps: Steps of the flow, four network evaluations each, 32 if None; or steps of the chain, one evaluation
+            each, T if None.
+        probes: Probes of Hutchinson's estimate for each image.
+        every_n_validations: Run in every n-th validation.
+        name: A suffix of the name of the score, ``bpd/name``; a second such callback needs one.
     """
 
     def __init__(
         self,
         images: int = 64,
-        method: Literal["flow", "bound"] = "flow",
+        method: Literal["ode", "vlb"] = "ode",
         steps: int | None = None,
         probes: int = 1,
-        every: int = 1,
+        every_n_validations: int = 1,
         name: str = "",
     ) -> None:
-        super().__init__([], images, None, every, name)
+        super().__init__([], images, None, every_n_validations, name)
         if method not in NAMES:
             raise ValueError(f"method={method!r}: choose {' or '.join(NAMES)}")
         if steps is not None and steps < 1:
-            raise ValueError(f"steps={steps}: take at least 1, or leave it out")
+            raise ValueError(f"steps={steps}: choose at least 1, or leave it out")
         if probes < 1:
-            raise ValueError(f"probes={probes}: Hutchinson's estimate takes at least 1")
+            raise ValueError(f"probes={probes}: Hutchinson's estimate needs at least 1")
         self.images = images
         self.method = method
         self.steps = steps
@@ -76,55 +72,56 @@ class Likelihood(Look):
         self.bits = MeanMetric()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a model without a density before anything is trained."""
+        """Check before training that the model has a density."""
         super().setup(trainer, pl_module, stage)
         if stage == "predict" or not isinstance(pl_module, RestorationModule):
             return
-        if self.method == "flow":
-            check_density(pl_module.degradation)
+        if self.method == "ode":
+            require_gaussian(pl_module.degradation)
         else:
             chain_times(pl_module.degradation, self.steps)
 
-    def _start(self, module: RestorationModule) -> None:
-        super()._start(module)
+    def reset(self, module: RestorationModule) -> None:
+        """Prepare for a new validation."""
+        super().reset(module)
         self.bits.to(module.device).reset()
 
-    def see(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
+    def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
         """Add the images of the batch that are among the first ``images``."""
         assert batch.index is not None
         chosen = (batch.index >= 0) & (batch.index < self.images)
         if chosen.any():
-            generators = image_generators(trainer.datamodule.seed, batch.index[chosen], "likelihood")  # type: ignore[attr-defined]  # set by Lightning
-            denoise = module.restorer(take(batch.condition, chosen))
-            self.bits.update(self._score(trainer, module, denoise, batch.clean[chosen], generators))
+            generators = per_image_generators(trainer.datamodule.seed, batch.index[chosen], "likelihood")  # type: ignore[attr-defined]  # set by Lightning
+            denoise_fn = module.denoise_fn(select(batch.condition, chosen))
+            self.bits.update(self._score(trainer, module, denoise_fn, batch.clean[chosen], generators))
 
-    def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
-        """Log and print."""
+    def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+        """Log and print the bits per dimension."""
         value = self.bits.compute()
-        module.log(self.titled(f"{stage}/bpd"), value)
+        module.log(self.with_suffix(f"{stage}/bpd"), value)
         if trainer.is_global_zero:
-            how = self.titled(NAMES[self.method], ", ")
-            get_console().print(f"{value:.3f} bits per dimension by {how}", soft_wrap=True)
-            if self.method == "flow" and value > UNIFORM:
+            method = self.with_suffix(NAMES[self.method], ", ")
+            get_console().print(f"{value:.3f} bits per dimension by {method}", soft_wrap=True)
+            if self.method == "ode" and value > UNIFORM_BPD:
                 rank_zero_warn(
-                    f"{value:.0f} bits per dimension are more than the {UNIFORM} of grey levels at random: the model "
-                    f"is hardly trained, or its flow too steep for {self.steps or FLOW_STEPS} steps; take more of "
-                    "them, the method bound, or a model with clip or the parameterization V"
+                    f"{value:.0f} bits per dimension are more than the {UNIFORM_BPD} of random grey levels: the model "
+                    f"is hardly trained, or its flow too steep for {self.steps or ODE_STEPS} steps; use more steps, "
+                    "the method vlb, or a model with clip_denoised or the parameterization V"
                 )
 
     def _score(
-        self, trainer: Trainer, module: RestorationModule, denoise: Denoise, clean: Tensor, generators: Generators
+        self, trainer: Trainer, module: RestorationModule, denoise_fn: DenoiseFn, clean: Tensor, generators: Generators
     ) -> Tensor:
-        if self.method == "bound":
+        if self.method == "vlb":
             steps = len(chain_times(module.degradation, self.steps)) - 1
             with _progress(trainer, steps) as advance:
-                bound = variational_bound(denoise, module.degradation, clean, generators, steps, on_step=advance)
+                bound = variational_bound(denoise_fn, module.degradation, clean, generators, steps, on_step=advance)
             return bound.total
-        steps = self.steps or FLOW_STEPS
+        steps = self.steps or ODE_STEPS
         images = dequantize(clean, generators)
         probes = rademacher(images, self.probes, generators)
         with _progress(trainer, steps) as advance:
-            density = flow_log_likelihood(denoise, module.degradation, images, probes, steps, advance)
+            density = flow_log_likelihood(denoise_fn, module.degradation, images, probes, steps, advance)
         return bits_per_dimension(density, images[0].numel())
 
 

@@ -1,109 +1,131 @@
-"""The paper's table (2208.09392, tables 1 to 4): degraded, direct and sampled against the clean held-out images."""
+"""The table of Cold Diffusion (2208.09392, tables 1 to 4): degraded, direct and sampled against held-out images."""
+
+import copy
 
 import torch
 from lightning.pytorch import Trainer
 from rich import get_console
 from rich.table import Table
 from torch import Tensor, nn
+from torchmetrics import Metric
 
-from diffusion_lightning.callbacks.base import Look, picture_folder, publish, score_name
-from diffusion_lightning.conditions import take
+from diffusion_lightning.callbacks.base import EvaluationCallback, image_dir, log_image, score_name
+from diffusion_lightning.core.conditions import select
+from diffusion_lightning.core.images import to_unit
+from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.core.types import RestorationBatch
+from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.metrics.restoration import RestorationScores
-from diffusion_lightning.module import RestorationModule
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.metrics.restoration import restoration_metrics
+from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.samplers.base import Sampler, Step
-from diffusion_lightning.sheets import sheet
-from diffusion_lightning.types import RestorationBatch
 
 STATES = ("degraded", "direct", "sampled")
 
 
-class RestorationTable(Look):
+class RestorationMetrics(EvaluationCallback):
     """Degrades held-out images to t = 1, restores them, and logs and prints RMSE, SSIM, PSNR and FID of the results.
 
-    ``direct`` is the restorer's first guess, ``sampled`` the end of the walk. The first few are shown as a picture.
+    ``direct`` is the first prediction of x_0, ``sampled`` the result of the sampler. The first few are logged as an
+    image.
 
     Args:
         images: Held-out images to restore.
-        pictures: How many of them to show.
-        features: The network of the Fréchet distance; none is computed if None.
-        sampler: How to walk; as the model says if None.
-        every: Look at every so many validations.
-        name: What is added to the names of the scores and the picture; a second such callback needs one.
+        grid_images: How many of them to show.
+        features: The network of the Fréchet distance; it is not computed if None.
+        sampler: The sampler; the module's own if None.
+        metrics: Further torchmetrics by their log names, such as ``KID``, ``LPIPS``, or one of torchmetrics' own. They
+            get the results and the clean images, in [0, 1].
+        every_n_validations: Run in every n-th validation.
+        name: A suffix of the names of the scores and the image; a second such callback needs one.
     """
 
     def __init__(
         self,
         images: int = 256,
-        pictures: int = 8,
+        grid_images: int = 8,
         features: nn.Module | None = None,
         sampler: Sampler | None = None,
-        every: int = 1,
+        metrics: dict[str, Metric] | None = None,
+        every_n_validations: int = 1,
         name: str = "",
     ) -> None:
-        super().__init__(list(STATES), images, features, every, name)
+        super().__init__(list(STATES), images, features, every_n_validations, name)
         self.images = images
-        self.pictures = pictures
+        self.grid_images = grid_images
         self.sampler = sampler
-        self.scores = {name: RestorationScores() for name in STATES}
+        # The states have metrics of their own, but share the networks of these metrics.
+        parts = [getattr(metric, "features", None) for metric in (metrics or {}).values()]
+        self._networks = [part for part in parts if isinstance(part, nn.Module)]
+        shared = {id(network): network for network in self._networks}
+        self.metrics = {state: restoration_metrics(copy.deepcopy(metrics, dict(shared))) for state in STATES}
         self._shown: list[dict[str, Tensor]] = []
 
-    def _start(self, module: RestorationModule) -> None:
-        super()._start(module)
-        for scores in self.scores.values():
-            scores.to(module.device).reset()
+    def feature_networks(self) -> list[nn.Module]:
+        """The networks of the Fréchet distance and of the metrics."""
+        metrics = [metric for collection in self.metrics.values() for metric in collection.values()]
+        return [*super().feature_networks(), *self._networks, *metrics]
+
+    def reset(self, module: RestorationModule) -> None:
+        """Prepare for a new validation."""
+        super().reset(module)
+        for metrics in self.metrics.values():
+            metrics.to(module.device).reset()
         self._shown = []
 
-    def see(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
-        """Degrade the batch to the end, restore it, and score every state."""
+    def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
+        """Degrade the batch to t = 1, restore it, and update the metrics of every state."""
         assert batch.index is not None
         chosen = (batch.index >= 0) & (batch.index < self.images)
         if not chosen.any():
             return
         clean, index = batch.clean[chosen], batch.index[chosen]
-        generators = image_generators(trainer.datamodule.seed, index)  # type: ignore[attr-defined]  # set by Lightning
-        ends = torch.ones(len(clean), device=clean.device)
-        end = degrade(module.degradation, clean, ends, generators, index)
-        guesses: list[Tensor] = []
+        generators = per_image_generators(trainer.datamodule.seed, index)  # type: ignore[attr-defined]  # set by Lightning
+        ones = torch.ones(len(clean), device=clean.device)
+        end = degrade(module.degradation, clean, ones, generators, index)
+        predictions: list[Tensor] = []
 
-        def first_guess(step: Step) -> None:
-            if not guesses:
-                guesses.append(step.x0)
+        def keep_first(step: Step) -> None:
+            if not predictions:
+                predictions.append(step.x0)
 
-        told = take(batch.condition, chosen)
-        sampled = module.walk(end.degraded, 1.0, end.params, generators, self.sampler, first_guess, told)
-        results = {"degraded": end.degraded, "direct": guesses[0], "sampled": sampled}
+        sampling = module.sampling.replace(sampler=self.sampler or module.sampling.sampler, on_step=keep_first)
+        condition = select(batch.condition, chosen)
+        sampled = module.sample_from(end.degraded, 1.0, end.params, generators, condition, sampling)
+        results = {"degraded": end.degraded, "direct": predictions[0], "sampled": sampled}
         if self.distances is not None:
             self.distances.update_real(clean)
-        for name, images in results.items():
-            self.scores[name].update(images, clean)
+        for state, images in results.items():
+            # Values outside [0, 1] are clamped, as a file would clamp them.
+            self.metrics[state].update(to_unit(images.float()).clamp(0, 1), to_unit(clean.float()).clamp(0, 1))
             if self.distances is not None:
-                self.distances.update(name, images)
-        if sum(len(rows["clean"]) for rows in self._shown) < self.pictures:
+                self.distances.update(state, images)
+        if sum(len(rows["clean"]) for rows in self._shown) < self.grid_images:
             self._shown.append({"clean": clean} | results)
 
-    def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
-        """Log, print and draw."""
-        table = {name: self.scores[name].compute() for name in STATES}
-        for name in STATES:
-            module.log_dict({self.titled(f"{stage}/{score}/{name}"): value for score, value in table[name].items()})
+    def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+        """Log and print the table, and log the images."""
+        table = {state: self.metrics[state].compute() for state in STATES}
+        for state in STATES:
+            scores = {self.with_suffix(f"{stage}/{score}/{state}"): value for score, value in table[state].items()}
+            module.log_dict(scores)
         distances = self.log_distances(module, stage)
-        for name, value in distances.items():
-            table[name][score_name(self.features)] = value
-        folder = picture_folder(trainer)
+        for state, value in distances.items():
+            table[state][score_name(self.features)] = value
+        folder = image_dir(trainer)
         if trainer.is_global_zero:
-            get_console().print(_rich(table, self.titled("Restoration of held-out images from t = 1", ", ")))
+            get_console().print(_rich(table, self.with_suffix("Restoration of held-out images from t = 1", ", ")))
         if trainer.is_global_zero and self._shown:
-            rows = {key: torch.cat([part[key] for part in self._shown])[: self.pictures] for key in self._shown[0]}
-            get_console().print(publish(trainer, folder, self.titled("restored", "-"), sheet(rows)), soft_wrap=True)
+            rows = {key: torch.cat([part[key] for part in self._shown])[: self.grid_images] for key in self._shown[0]}
+            path = log_image(trainer, folder, self.with_suffix("restored", "-"), labelled_grid(rows))
+            get_console().print(path, soft_wrap=True)
 
 
 def _rich(table: dict[str, dict[str, Tensor]], title: str) -> Table:
-    drawn = Table(title=title)
-    drawn.add_column("")
+    rich = Table(title=title)
+    rich.add_column("")
     for score in next(iter(table.values())):
-        drawn.add_column({"psnr": "PSNR/dB"}.get(score, score.upper() if "_" not in score else score), justify="right")
-    for name, scores in table.items():
-        drawn.add_row(name, *(f"{value:.3f}" for value in scores.values()))
-    return drawn
+        rich.add_column({"psnr": "PSNR/dB"}.get(score, score.upper() if "_" not in score else score), justify="right")
+    for state, scores in table.items():
+        rich.add_row(state, *(f"{value:.3f}" for value in scores.values()))
+    return rich

@@ -1,4 +1,4 @@
-"""Writes the pictures that `predict`, `generate` and `restore` make, each under its own name, as they come."""
+"""Writes the images of `predict`, `generate` and `restore`, each under its own name, batch by batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from diffusion_lightning.images import save_picture
-from diffusion_lightning.types import RestorationBatch
+from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 
 
-class PictureWriter(BasePredictionWriter):
+class ImageWriter(BasePredictionWriter):
     """Writes every predicted image as a PNG; each rank writes its own.
 
     Args:
@@ -33,7 +33,7 @@ class PictureWriter(BasePredictionWriter):
         pl_module: LightningModule,
         prediction: Tensor,
         batch_indices: Any,
-        batch: RestorationBatch,
+        batch: RestorationBatch | GenerationBatch,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
@@ -42,4 +42,4 @@ class PictureWriter(BasePredictionWriter):
         folder = Path(self.output) if self.output else Path(trainer.default_root_dir) / "predictions"
         for image, number in zip(prediction, batch.index.tolist(), strict=True):
             name = self.names[number] if self.names is not None else f"{number:06d}"
-            save_picture(image, folder / f"{name}.png")
+            save_image(image, folder / f"{name}.png")

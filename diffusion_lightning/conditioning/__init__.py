@@ -1,21 +1,8 @@
-"""Conditioning: what a network is told besides x_t and t, and guidance by it."""
+"""Conditioning: conditioners embed labels and captions for the network."""
 
-from diffusion_lightning.conditioning.base import Conditioner, Told
-from diffusion_lightning.conditioning.classifier import ClassifierGuidance, DegradedClassifier
-from diffusion_lightning.conditioning.guidance import Autoguidance, ClassifierFree, Guidance
-from diffusion_lightning.conditioning.labels import ClassEmbedding
-from diffusion_lightning.conditioning.pretrained import PretrainedText
-from diffusion_lightning.conditioning.text import TextTransformer
+from diffusion_lightning.conditioning.base import ConditionEmbedding, Conditioner
+from diffusion_lightning.conditioning.class_embedding import ClassEmbedding
+from diffusion_lightning.conditioning.pretrained_text import PretrainedText
+from diffusion_lightning.conditioning.text_transformer import TextTransformer
 
-__all__ = [
-    "Autoguidance",
-    "ClassEmbedding",
-    "ClassifierFree",
-    "ClassifierGuidance",
-    "Conditioner",
-    "DegradedClassifier",
-    "Guidance",
-    "PretrainedText",
-    "TextTransformer",
-    "Told",
-]
+__all__ = ["ClassEmbedding", "ConditionEmbedding", "Conditioner", "PretrainedText", "TextTransformer"]

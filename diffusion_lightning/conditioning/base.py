@@ -1,95 +1,114 @@
-"""What every conditioner is: from labels or captions to the vector and the tokens that a network is told."""
+"""The interface of conditioners: from labels or captions to a pooled embedding and context tokens."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from diffusion_lightning.conditions import Condition, count, untold
+from diffusion_lightning.core.conditions import Condition, batch_size_of, drop_condition, null_condition
 
 
-class Told(NamedTuple):
-    """What a network hears besides x_t and t.
+class ConditionEmbedding(NamedTuple):
+    """The condition as the network takes it.
 
     Attributes:
-        vector: (B, D), the condition as a whole; None where the conditioner makes none.
-        tokens: (B, L, E), its parts, L the same for every batch; None likewise.
+        pooled: (B, D), one embedding per image; None if the conditioner makes none.
+        tokens: (B, L, E), context tokens with the same L in every batch; None if the conditioner makes none.
     """
 
-    vector: Tensor | None = None
+    pooled: Tensor | None = None
     tokens: Tensor | None = None
 
-    def expand(self, number: int) -> "Told":
-        """Of one image, the same for a number of images; of that number, itself.
+    def expand(self, batch_size: int) -> "ConditionEmbedding":
+        """Expand the embedding of one image to a batch; an embedding of that batch size is returned as it is.
 
         Raises:
-            ValueError: It is told of another number of images.
+            ValueError: It is the embedding of another number of images.
         """
         for part in self:
-            if part is not None and len(part) not in (1, number):
-                raise ValueError(f"a condition of {len(part)} images for {number}: give as many, or one for all")
-        return Told(*(part if part is None else part.expand(number, *part.shape[1:]) for part in self))
+            if part is not None and len(part) not in (1, batch_size):
+                raise ValueError(f"a condition of {len(part)} images for {batch_size}: give as many, or one for all")
+        return ConditionEmbedding(
+            *(part if part is None else part.expand(batch_size, *part.shape[1:]) for part in self)
+        )
 
 
 class Conditioner(nn.Module, ABC):
-    """Makes of a condition what networks understand; it is trained with the network.
+    """Embeds a condition for the network; it is trained with the network.
 
     Args:
-        dropout: The share of training images of which the network is told nothing, for classifier-free guidance
-            (2207.12598), in [0, 1). With 0 the network cannot do without a condition.
+        dropout: The fraction of training images whose condition is replaced by the null condition, in [0, 1), for
+            classifier-free guidance (2207.12598). With 0 the network cannot predict without a condition.
 
     Attributes:
-        heeds: The names of the parts of a condition that it reads: label, caption.
-        state: What ``fit`` found, plain data that goes into the checkpoint beside the weights.
+        condition_keys: The entries of a condition that it reads: label, caption.
+        state: The result of ``fit``, plain data that is saved in the checkpoint beside the weights.
     """
 
-    heeds: tuple[str, ...]
+    condition_keys: tuple[str, ...]
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: the share of images without a condition is in [0, 1); 0.1 is usual")
+            raise ValueError(
+                f"dropout={dropout}: the fraction of images without a condition is in [0, 1); 0.1 is usual"
+            )
         self.dropout = dropout
         self.state: dict[str, Any] = {}
 
     @abstractmethod
-    def forward(self, condition: Condition) -> Told:
-        """What the network is told of each image."""
+    def forward(self, condition: Condition) -> ConditionEmbedding:
+        """Embed a condition that has all of ``condition_keys``."""
 
-    def heard(self, condition: Condition) -> Condition:
-        """The parts of a condition that are heeded.
+    def select_inputs(self, condition: Condition) -> Condition:
+        """The entries ``condition_keys`` of a condition.
 
         Raises:
-            ValueError: One is missing, or they are for different numbers of images.
+            ValueError: One is missing, or they have different lengths.
         """
-        if missing := [name for name in self.heeds if name not in condition]:
+        if missing := [key for key in self.condition_keys if key not in condition]:
             raise ValueError(
-                f"{type(self).__name__} heeds each image's {' and '.join(self.heeds)}, "
-                f"got no {' and no '.join(missing)}: choose data that have them, or another conditioner"
+                f"{type(self).__name__} needs a {' and a '.join(self.condition_keys)} for each image, got no "
+                f"{' and no '.join(missing)}: choose data that have them, or another conditioner"
             )
-        heard = {name: condition[name] for name in self.heeds}
-        count(heard)
-        return heard
+        inputs = {key: condition[key] for key in self.condition_keys}
+        batch_size_of(inputs)
+        return inputs
 
     def fit(self, condition: Condition) -> None:
-        """Learn, from all training images, what must be known before training; refuse what does not fit."""
-        self.heard(condition)
-
-    def check(self, condition: Condition) -> None:
-        """Refuse what cannot be heard with a ``ValueError`` that says why; warn of what is heard in part."""
-        self.heard(condition)
-
-    def tell(self, condition: Condition | None, number: int = 1) -> Told:
-        """``forward`` of a condition that has all that is heeded, or of None: nothing told, of a number of images.
+        """Learn from the conditions of all training images what must be known before training.
 
         Raises:
-            ValueError: The condition lacks a part, or the network was never trained without one.
+            ValueError: The data do not fit this conditioner.
+        """
+        self.select_inputs(condition)
+
+    def check(self, condition: Condition) -> None:
+        """Check a condition before sampling; warn about what is only partly used.
+
+        Raises:
+            ValueError: The condition cannot be embedded.
+        """
+        self.select_inputs(condition)
+
+    def drop(self, condition: Condition, generator: torch.Generator) -> Condition:
+        """Replace the condition of a random fraction ``dropout`` of the images by the null condition."""
+        u = torch.rand(batch_size_of(condition), generator=generator)
+        return drop_condition(condition, u < self.dropout)
+
+    def encode(self, condition: Condition | None, batch_size: int = 1) -> ConditionEmbedding:
+        """Embed a condition, or the null condition of ``batch_size`` images if it is None.
+
+        Raises:
+            ValueError: The condition lacks an entry, or is None and the network was trained with dropout 0.
         """
         if condition is None:
             if self.dropout == 0:
                 raise ValueError(
-                    f"{type(self).__name__} was trained with dropout=0, so its network needs a condition, and guidance "
-                    f"cannot go without: give a {' and a '.join(self.heeds)}, and no ClassifierFree"
+                    f"{type(self).__name__} was trained with dropout=0, so its network needs a condition and cannot be "
+                    f"guided by its unconditional prediction: give a {' and a '.join(self.condition_keys)}, and no "
+                    "ClassifierFreeGuidance"
                 )
-            condition = untold(self.heeds, number)
-        return self(self.heard(condition))
+            condition = null_condition(self.condition_keys, batch_size)
+        return self(self.select_inputs(condition))

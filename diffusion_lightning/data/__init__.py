@@ -1,12 +1,12 @@
-"""Data modules: one class a source. ``base.py`` makes the triples; a new source only says where its pictures are."""
+"""Data modules: one file per source, with its data set and its data module. ``base.py`` makes the triples."""
 
-from diffusion_lightning.data.base import DegradationDataModule
+from diffusion_lightning.data.base import DegradationDataModule, DegradationModule
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.data.embedded import Digits
-from diffusion_lightning.data.emoji import Emoji
+from diffusion_lightning.data.digits import Digits, DigitsDataset
+from diffusion_lightning.data.emoji import Emoji, EmojiDataset
 from diffusion_lightning.data.faces import AFHQ, CelebA
-from diffusion_lightning.data.folder import ImageFolder
-from diffusion_lightning.data.vision import CIFAR10, MNIST, FashionMNIST
+from diffusion_lightning.data.folder import FolderDataset, ImageFolder, find_images
+from diffusion_lightning.data.vision import CIFAR10, MNIST, FashionMNIST, VisionDataset
 
 __all__ = [
     "AFHQ",
@@ -14,9 +14,15 @@ __all__ = [
     "MNIST",
     "CelebA",
     "DegradationDataModule",
+    "DegradationModule",
     "Digits",
+    "DigitsDataset",
     "Emoji",
+    "EmojiDataset",
     "FashionMNIST",
+    "FolderDataset",
     "ImageFolder",
+    "VisionDataset",
     "degrade",
+    "find_images",
 ]

@@ -1,9 +1,8 @@
-"""The data module that all sources share: uint8 pictures to the device, there augmented and degraded into triples."""
+"""The data module that all sources share: uint8 images to the device, there augmented and degraded into triples."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,32 +12,42 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.functional import center_crop
 
-from diffusion_lightning.conditions import Condition, forget
+from diffusion_lightning.core.conditions import Condition
+from diffusion_lightning.core.datasets import ImageDataset
+from diffusion_lightning.core.images import from_uint8, from_unit, parse_size, to_unit
+from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
+from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.datasets.base import PictureDataset
-from diffusion_lightning.images import from_uint8, from_unit, image_size, to_unit
-from diffusion_lightning.rng import image_generators, keyed_generator
-from diffusion_lightning.types import RestorationBatch
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.objectives.time_samplers import TimeSampler
 
-Item = tuple[Tensor, int, dict[str, int | str]]
-"""A picture, its position, and what may be told of it."""
+Sample = tuple[Tensor, int, dict[str, int | str]]
+"""An image, its index, and its label and caption where it has any."""
+
+
+@runtime_checkable
+class DegradationModule(Protocol):
+    """What the data need of a LightningModule: how to degrade images, and which times to train on."""
+
+    degradation: Degradation
+    time_sampler: TimeSampler
 
 
 class DegradationDataModule(LightningDataModule, ABC):
     """Yields ``RestorationBatch(clean, degraded, t, …)`` on the device.
 
-    A subclass gives ``make_dataset``. Pictures travel as uint8; normalising, augmenting and degrading happen on the
-    device, after the transfer, by the degradation and the time law of the module that is being run. Training draws
-    under the key (seed, rank, batch), evaluation under (seed, image index): the same t and noise every epoch and on any
-    number of devices.
+    A subclass implements ``make_dataset``. Images travel as uint8. They are normalized, augmented and degraded on the
+    device, after the transfer, with the degradation and the time sampler of the module that is being run. Random
+    numbers have the key (seed, rank, batch) in training and (seed, image index) in evaluation: the same t and noise
+    in every epoch and on any number of devices.
 
     Args:
-        batch_size: Images a step and device.
-        num_workers: Processes that read pictures; 0 reads in the main process.
+        batch_size: Images per step and device.
+        num_workers: Processes that read images; 0 reads in the main process.
         augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
-        seed: Of the draws; the run's ``seed_everything`` if None.
-        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
-            may crop training pictures elsewhere; not at all if None.
+        seed: Random seed; defaults to seed_everything.
+        crop: Side or [height, width] of a centre crop, applied after the augmentation, which may crop training images
+            elsewhere; no crop if None.
     """
 
     def __init__(
@@ -55,106 +64,101 @@ class DegradationDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = nn.Sequential(*augmentation) if augmentation else None
-        self.crop = None if crop is None else image_size(crop)
+        self.crop = None if crop is None else parse_size(crop)
         self._seed = seed
-        self._datasets: dict[str, PictureDataset] = {}
+        self._datasets: dict[str, ImageDataset] = {}
 
     @abstractmethod
-    def make_dataset(self, train: bool) -> PictureDataset:
-        """The pictures to train on, or the held-out ones."""
+    def make_dataset(self, train: bool) -> ImageDataset:
+        """The training images, or the held-out ones."""
 
     @property
     def seed(self) -> int:
-        """The seed of all draws: the argument, or the run's."""
-        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self._seed is None else self._seed
+        """The random seed: the argument, or the run's."""
+        return run_seed() if self._seed is None else self._seed
 
     def prepare_data(self) -> None:
-        """Find the pictures before the run writes anything, so that missing ones cost nothing."""
+        """Find the images before the run writes anything, so that missing ones cost nothing."""
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
             self.dataset("train")
         if not fitting or (self.trainer is not None and self.trainer.limit_val_batches):
             self.dataset("val")
 
-    def dataset(self, split: str) -> PictureDataset:
-        """The pictures of ``train`` or ``val``, made at the first call.
+    def dataset(self, split: str) -> ImageDataset:
+        """The images of the split ``train`` or ``val``, made at the first call.
 
         Raises:
-            ValueError: The split holds no pictures.
+            ValueError: The split has no images.
         """
         if split not in self._datasets:
-            pictures = self.make_dataset(train=split == "train")
-            if len(pictures) == 0:
-                raise ValueError(f"{type(self).__name__} has no pictures in its {split} split: give it more pictures")
-            self._datasets[split] = pictures
+            images = self.make_dataset(train=split == "train")
+            if len(images) == 0:
+                raise ValueError(f"{type(self).__name__} has no images in its {split} split: give it more images")
+            self._datasets[split] = images
         return self._datasets[split]
 
-    def clean_images(self, split: str, limit: int, batch_size: int = 256) -> Iterator[Tensor]:
-        """The first ``limit`` images of a split without augmentation, on the CPU, in batches (B, C, H, W)."""
-        pictures = self.dataset(split)
-        number = min(limit, len(pictures))
+    def clean_images(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[Tensor]:
+        """The first images of a split without augmentation, on the CPU, in batches (B, C, H, W)."""
+        images = self.dataset(split)
+        number = min(max_images, len(images))
         for start in range(0, number, batch_size):
-            chunk = [pictures[i].image for i in range(start, min(start + batch_size, number))]
-            yield self._cropped(from_uint8(torch.stack(chunk)))
+            chunk = [images[i].image for i in range(start, min(start + batch_size, number))]
+            yield self._center_crop(from_uint8(torch.stack(chunk)))
 
     def condition(self, split: str, indices: Iterable[int] | None = None) -> Condition:
-        """What may be told of pictures of a split, of all by default: their labels and captions where it has any.
-
-        Positions past the end count from the start again.
-        """
-        pictures = self.dataset(split)
-        number = len(pictures)
-        return pictures.condition(range(number) if indices is None else [int(i) % number for i in indices])
+        """The labels and captions of images of a split, of all images by default; indices wrap around at the end."""
+        images = self.dataset(split)
+        number = len(images)
+        return images.condition(range(number) if indices is None else [int(i) % number for i in indices])
 
     @property
     def classes(self) -> list[str] | None:
-        """The names of the classes, in the order of the labels; None where pictures have no labels."""
+        """The names of the classes, in the order of the labels; None if the images have no labels."""
         return self.dataset("train").classes
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled under the key (seed, epoch); batches are full where there are enough pictures for one."""
-        items = _Items(self.dataset("train"))
+        """Shuffled under the key (seed, epoch); batches are full if there are enough images for one."""
+        images = _IndexedImages(self.dataset("train"))
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        full = len(items) >= self.batch_size * self._world_size
-        order: Sampler[int] = DistributedSampler(items, self._world_size, rank, seed=self.seed, drop_last=full)
-        return self._loader(items, order, drop_last=full)
+        full = len(images) >= self.batch_size * self._world_size
+        order: Sampler[int] = DistributedSampler(images, self._world_size, rank, seed=self.seed, drop_last=full)
+        return self._loader(images, order, drop_last=full)
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out pictures in order."""
-        return self._loader(_Items(self.dataset("val"), pad_to=self._world_size))
+        """The held-out images in order."""
+        return self._loader(_IndexedImages(self.dataset("val"), pad_to=self._world_size))
 
     def test_dataloader(self) -> DataLoader:
-        """The held-out pictures: sources with a third split override this."""
+        """The held-out images: sources with a third split override this."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """The held-out pictures, to be degraded to t = 1 and restored."""
-        return self._loader(_Items(self.dataset("val")))
+        """The held-out images, to be degraded to t = 1 and restored."""
+        return self._loader(_IndexedImages(self.dataset("val")))
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> RestorationBatch:
-        """From (uint8 pictures, index, condition) to the triple."""
+        """From (uint8 images, index, condition) to the triple."""
         assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
-        pictures, index, told = batch
-        degradation, number = module.degradation, len(pictures)
-        clean, condition = from_uint8(pictures), told or None
+        module = self.trainer.lightning_module
+        if not isinstance(module, DegradationModule):
+            raise ValueError(f"{type(module).__name__} has no degradation and time_sampler, which the data need")
+        levels, index, condition = batch
+        clean = from_uint8(levels)
         if self.trainer.training:
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
-            clean = self._cropped(self._augment(clean, *key))
+            clean = self._center_crop(self._augment(clean, *key))
             generator = keyed_generator(*key, "degradation", device=clean.device)
-            t = module.times.sample(number, degradation, generator, clean.device)
-            if condition is not None and module.conditioner is not None:
-                draw = torch.rand(number, generator=keyed_generator(*key, "condition"))
-                condition = forget(condition, draw < module.conditioner.dropout)
-            return degrade(degradation, clean, t, generator, index, condition)
-        clean = self._cropped(clean)
-        generators = image_generators(self.seed, index)
+            t = module.time_sampler.sample(len(clean), module.degradation, generator, clean.device)
+            return degrade(module.degradation, clean, t, generator, index, condition or None)
+        clean = self._center_crop(clean)
+        generators = per_image_generators(self.seed, index)
         if self.trainer.predicting:
-            t = torch.ones(number, device=clean.device)
+            t = torch.ones(len(clean), device=clean.device)
         else:
-            t = module.times.sample(number, degradation, generators, clean.device)
-        return degrade(degradation, clean, t, generators, index, condition)
+            t = module.time_sampler.sample(len(clean), module.degradation, generators, clean.device)
+        return degrade(module.degradation, clean, t, generators, index, condition or None)
 
     @property
     def _world_size(self) -> int:
@@ -164,24 +168,26 @@ class DegradationDataModule(LightningDataModule, ABC):
         if self.augmentation is None:
             return clean
         devices = [clean.device] if clean.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # Kornia draws from torch's global generators
+        with torch.random.fork_rng(devices):  # Kornia uses torch's global generators
             torch.manual_seed(keyed_generator(*key, "augmentation").initial_seed())
             return from_unit(self.augmentation.to(clean.device)(to_unit(clean)))
 
-    def _cropped(self, images: Tensor) -> Tensor:
+    def _center_crop(self, images: Tensor) -> Tensor:
         if self.crop is None:
             return images
         height, width = images.shape[-2:]
         if height < self.crop[0] or width < self.crop[1]:
             raise ValueError(
-                f"crop={list(self.crop)}: the pictures are {height}×{width}; choose a smaller crop or a larger size"
+                f"crop={list(self.crop)}: the images are {height}×{width}; choose a smaller crop or a larger size"
             )
         return center_crop(images, list(self.crop))
 
-    def _loader(self, items: Dataset[Item], order: Sampler[int] | None = None, drop_last: bool = False) -> DataLoader:
+    def _loader(
+        self, images: Dataset[Sample], order: Sampler[int] | None = None, drop_last: bool = False
+    ) -> DataLoader:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            items,
+            images,
             batch_size=self.batch_size,
             sampler=order,
             drop_last=drop_last,
@@ -191,18 +197,18 @@ class DegradationDataModule(LightningDataModule, ABC):
         )
 
 
-class _Items(Dataset[Item]):
-    """Pictures with their index; padded by repeats of index -1 to a multiple, so that processes have equal shares."""
+class _IndexedImages(Dataset[Sample]):
+    """Images with their index, padded to a multiple by repeats of index -1, so that all processes get equally many."""
 
-    def __init__(self, pictures: PictureDataset, pad_to: int = 1) -> None:
-        self.pictures = pictures
-        self.length = -(-len(pictures) // pad_to) * pad_to
+    def __init__(self, images: ImageDataset, pad_to: int = 1) -> None:
+        self.images = images
+        self.length = -(-len(images) // pad_to) * pad_to
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> Item:
-        real = position < len(self.pictures)
-        image, label, caption = self.pictures[position if real else 0]
-        told = {"label": label, "caption": caption}
-        return image, position if real else -1, {name: value for name, value in told.items() if value is not None}
+    def __getitem__(self, position: int) -> Sample:
+        real = position < len(self.images)
+        image, label, caption = self.images[position if real else 0]
+        condition = {"label": label, "caption": caption}
+        return image, position if real else -1, {key: value for key, value in condition.items() if value is not None}

@@ -1,37 +1,166 @@
-"""A user's own pictures: any folder of them."""
+"""A user's own images: any folder of them, nested or flat, read lazily."""
 
-from typing import Literal
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
 
+from diffusion_lightning.core.datasets import ImageDataset, ImageSample
+from diffusion_lightning.core.images import ImageReadError, parse_size, read_image
 from diffusion_lightning.data.base import DegradationDataModule
-from diffusion_lightning.datasets.base import PictureDataset
-from diffusion_lightning.datasets.folder import FolderDataset
+from diffusion_lightning.data.captions import read_captions
+from diffusion_lightning.data.splits import Split, validation_mask
+
+# Not all that Pillow opens: it knows PDF and MPEG suffixes too.
+_RASTER = ("bmp", "gif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
+IMAGE_SUFFIXES = tuple(f".{name}" for name in _RASTER)
+
+Unreadable = Literal["refuse", "skip"]
+
+
+def find_images(root: str | Path) -> list[Path]:
+    """The image files in a folder and its subfolders, by suffix, sorted by relative path; hidden ones are ignored.
+
+    Links are followed; a folder reached twice is read once.
+
+    Raises:
+        FileNotFoundError: The folder is missing or has no images.
+    """
+    root = Path(root).expanduser()
+    suffixes = ", ".join(IMAGE_SUFFIXES)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}: give a folder of images ({suffixes})")
+    found: list[Path] = []
+    visited: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        # Sorted, so that of two ways into a linked folder the same one is taken on every machine.
+        subfolders[:] = [] if real in visited else sorted(name for name in subfolders if not name.startswith("."))
+        if real not in visited:
+            found += [Path(folder, name) for name in files if _is_image(name)]
+        visited.add(real)
+    if not found:
+        raise FileNotFoundError(f"the folder {root} has no images: put some in it ({suffixes})")
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+class FolderDataset(ImageDataset):
+    """The images of a folder.
+
+    If all images lie in subfolders, two or more, the names of these (the first level) are the classes. Captions come
+    from the table ``captions.csv`` (``file,caption``) at the root, else from a ``.txt`` file beside each image. The
+    split goes by a hash of each file's path within the folder: it stays when files are added.
+
+    Files are opened when they are needed: a folder of 100,000 is set up in a few seconds, and a damaged file raises an
+    error when it is read.
+
+    Args:
+        root: The folder.
+        size: Side or (height, width): images are resized to cover it and cropped at the centre; None keeps their own.
+        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        unreadable: ``refuse`` raises an error that names an unreadable file; ``skip`` warns, naming it, and yields the
+            next readable image of the split instead.
+        split: ``all``, or one of the two parts ``train`` and ``validation``.
+        validation_fraction: Expected fraction of the images in the validation part.
+
+    Attributes:
+        paths: The files of the split, sorted.
+
+    Raises:
+        FileNotFoundError: The folder is missing or has no images.
+        ImageReadError: On reading, a file is damaged (``refuse``), or all are (``skip``).
+        ValueError: An argument is out of its range, the split is empty, or captions cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: int | tuple[int, int] | None,
+        channels: int = 3,
+        unreadable: Unreadable = "refuse",
+        split: Split = "all",
+        validation_fraction: float = 0.1,
+    ) -> None:
+        if unreadable not in get_args(Unreadable):
+            raise ValueError(f"unreadable must be refuse or skip, got {unreadable}")
+        if split not in get_args(Split):
+            raise ValueError(f"split must be all, train or validation, got {split}")
+        if channels not in (1, 3, 4):
+            raise ValueError(f"images of a folder have 1 (grey), 3 (RGB) or 4 (RGBA) channels, got {channels}")
+        self.root = Path(root).expanduser()
+        self.size = None if size is None else parse_size(size)
+        self.channels = channels
+        self.unreadable = unreadable
+
+        everything = find_images(self.root)
+        names = [path.relative_to(self.root).as_posix() for path in everything]
+        held_out = validation_mask(names, validation_fraction)
+        chosen = [i for i in range(len(names)) if split == "all" or held_out[i] == (split == "validation")]
+        if not chosen:
+            raise ValueError(
+                f"the {split} split of {self.root} is empty ({len(names)} images, "
+                f"validation_fraction {validation_fraction}): add images or change validation_fraction"
+            )
+        self.paths = everything
+        self.captions = read_captions(self.root, names)
+        # Of all images, not of the split alone: a label means the same class in both parts.
+        classes = sorted({name.split("/")[0] for name in names})
+        if len(classes) > 1 and all("/" in name for name in names):
+            self.classes = classes
+            numbers = {name: number for number, name in enumerate(classes)}
+            self.labels = torch.tensor([numbers[name.split("/")[0]] for name in names])
+        self.subset(chosen)
+        self._unreadable: set[int] = set()
+
+    def subset(self, indices: Sequence[int]) -> None:
+        """Keep only the images of these indices, with their labels and captions."""
+        self.paths = [self.paths[i] for i in indices]
+        self.labels = None if self.labels is None else self.labels[list(indices)]
+        self.captions = None if self.captions is None else [self.captions[i] for i in indices]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> ImageSample:
+        index = range(len(self.paths))[index]  # negative indices, and IndexError past the end
+        for offset in range(len(self.paths)):
+            candidate = (index + offset) % len(self.paths)
+            if candidate in self._unreadable:
+                continue
+            try:
+                image = read_image(self.paths[candidate], self.channels, self.size)
+            except ImageReadError as error:
+                if self.unreadable == "refuse":
+                    raise ImageReadError(f"{error}; remove the file or skip it with --data.unreadable skip") from error
+                warnings.warn(f"{error}; skipped", stacklevel=2)
+                self._unreadable.add(candidate)
+            else:
+                label = None if self.labels is None else int(self.labels[candidate])
+                return ImageSample(image, label, None if self.captions is None else self.captions[candidate])
+        raise ImageReadError(f"none of the {len(self.paths)} images of this split of {self.root} can be read")
 
 
 class ImageFolder(DegradationDataModule):
-    """The pictures of a folder and its subfolders, in any format and mode that Pillow reads.
+    """The images of a folder and its subfolders, in any format and mode that Pillow reads.
 
-    Each is turned upright by its EXIF tag, resized so that it covers ``size`` and cropped about its centre. Which are
-    held out is decided by a hash of the file's name, so that it stays when pictures are added.
+    Each is rotated upright by its EXIF tag, resized so that it covers ``size``, and cropped at the centre. Which images
+    are held out depends on a hash of the file's name alone, so it stays when images are added.
 
-    Labels: where all pictures lie in subfolders, two or more, the names of these are the classes, by the alphabet.
-    Captions: from ``captions.csv`` in the folder, a table with the columns ``file`` (the path of a picture from the
-    folder, with /) and ``caption``; if there is none, from a text file beside each picture, ``cat.txt`` for
-    ``cat.png``. All are in UTF-8; a picture without one has the empty caption, of which nothing is told.
+    Labels: if all images lie in subfolders, two or more, the names of these are the classes, in alphabetical order.
+    Captions: from ``captions.csv`` in the folder, a table with the columns ``file`` (the path of an image from the
+    folder, with /) and ``caption``; if there is none, from a text file beside each image, ``cat.txt`` for ``cat.png``.
+    All are in UTF-8. An image without a caption gets the empty caption, the null condition.
 
     Args:
         root: The folder.
         size: Side or [height, width] of the images.
         channels: 1 grey, 3 RGB, 4 RGBA.
-        validation_fraction: The share of pictures to hold out.
-        unreadable: Whether a file that cannot be read is refused or skipped; it is named in both cases.
-        batch_size: Images a step and device.
-        num_workers: Processes that read pictures.
-        augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
-        seed: Of the draws; the run's ``seed_everything`` if None.
-        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
-            may crop training pictures elsewhere; not at all if None.
+        validation_fraction: Expected fraction of the images that are held out.
+        unreadable: Whether to ``refuse`` or to ``skip`` a file that cannot be read; the message names it in both cases.
+        **kwargs: The arguments of ``DegradationDataModule``.
     """
 
     def __init__(
@@ -40,21 +169,21 @@ class ImageFolder(DegradationDataModule):
         size: int | tuple[int, int] = 64,
         channels: int = 3,
         validation_fraction: float = 0.1,
-        unreadable: Literal["refuse", "skip"] = "refuse",
-        batch_size: int = 64,
-        num_workers: int = 0,
-        augmentation: list[nn.Module] | None = None,
-        seed: int | None = None,
-        crop: int | tuple[int, int] | None = None,
+        unreadable: Unreadable = "refuse",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, augmentation, seed, crop)
+        super().__init__(**kwargs)
         self.root = root
         self.size = size
         self.channels = channels
         self.validation_fraction = validation_fraction
         self.unreadable = unreadable
 
-    def make_dataset(self, train: bool) -> PictureDataset:
+    def make_dataset(self, train: bool) -> ImageDataset:
         """One part of the split."""
-        split: Literal["train", "validation"] = "train" if train else "validation"
+        split: Split = "train" if train else "validation"
         return FolderDataset(self.root, self.size, self.channels, self.unreadable, split, self.validation_fraction)
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)

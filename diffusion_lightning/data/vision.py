@@ -1,25 +1,89 @@
-"""The small benchmarks of torchvision: MNIST, Fashion-MNIST and CIFAR-10, their test parts held out."""
+"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision, downloaded by it or copied there by hand."""
 
-from torch import nn
+import textwrap
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+import torch
+from torch import Tensor
+from torchvision import datasets as torchvision_datasets
+
+from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages, resize_images
 from diffusion_lightning.data.base import DegradationDataModule
-from diffusion_lightning.datasets.base import PictureDataset
-from diffusion_lightning.datasets.vision import VisionDataset, VisionName
+
+VisionName = Literal["MNIST", "FashionMNIST", "CIFAR10"]
+
+_IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+_CIFAR_FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
+
+
+class VisionDataset(InMemoryImages):
+    """One of torchvision's small data sets, held in memory.
+
+    Without internet access, put the files under ``root`` yourself: for MNIST and FashionMNIST the four idx files,
+    unpacked, in ``root/NAME/raw``; for CIFAR10 the seven files of its archive in ``root/cifar-10-batches-py``. Debian
+    has Fashion-MNIST as the package ``dataset-fashion-mnist``; unpack its files::
+
+        mkdir -p data/FashionMNIST/raw
+        for f in /usr/share/datasets/fashion-mnist/*.gz; do
+            gunzip -c "$f" > data/FashionMNIST/raw/$(basename "$f" .gz)
+        done
+
+    Args:
+        name: MNIST or FashionMNIST (70,000 grey images, 28×28), or CIFAR10 (60,000 RGB images, 32×32).
+        root: Folder of the data.
+        train: The training part, else the 10,000 images of the test part.
+        download: Download the data if they are missing.
+        size: Side or (height, width) to which the images are stretched, bicubic and antialiased; None keeps their own.
+
+    Raises:
+        FileNotFoundError: The data are missing, and ``download`` is off or failed.
+        ValueError: An unknown name, or damaged files.
+    """
+
+    def __init__(
+        self,
+        name: VisionName,
+        root: str | Path,
+        train: bool = True,
+        download: bool = False,
+        size: int | tuple[int, int] | None = None,
+    ) -> None:
+        if name not in get_args(VisionName):
+            raise ValueError(f"name must be one of {', '.join(get_args(VisionName))}, got {name}")
+        root = Path(root).expanduser()
+        folder, files = (
+            (root / "cifar-10-batches-py", _CIFAR_FILES) if name == "CIFAR10" else (root / name / "raw", _IDX_FILES)
+        )
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing and not download:
+            raise FileNotFoundError(
+                f"{name} is not in {root}: put {', '.join(missing)} into {folder}, or pass --data.download true"
+            )
+        try:
+            source = getattr(torchvision_datasets, name)(root, train=train, download=download)
+        except Exception as error:  # URLError, RuntimeError, and whatever the idx and pickle readers raise
+            reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+            if missing:
+                raise FileNotFoundError(
+                    f"{name} could not be downloaded to {root} ({reason}): put {', '.join(files)} into {folder}"
+                ) from error
+            raise ValueError(f"the files of {name} in {folder} are damaged ({reason}): replace them") from error
+        images = _channels_first(torch.as_tensor(source.data))
+        classes = [text.split(" - ")[0] for text in source.classes]  # MNIST's are "0 - zero"
+        super().__init__(
+            images if size is None else resize_images(images, size), torch.as_tensor(source.targets), classes
+        )
 
 
 class _Vision(DegradationDataModule):
     """A torchvision data set.
 
     Args:
-        root: The folder of the data; see ``datasets/vision.py`` for the files to put there by hand.
-        download: Whether to fetch the data if they are not there.
-        size: Side or [height, width] to resize to; the data set's own if None.
-        batch_size: Images a step and device.
-        num_workers: Processes that read pictures; the data lie in memory, so 0 is best.
-        augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
-        seed: Of the draws; the run's ``seed_everything`` if None.
-        crop: Side or [height, width] to which pictures are cropped about their centre, after the augmentation, which
-            may crop training pictures elsewhere; not at all if None.
+        root: Folder of the data; see ``VisionDataset`` for the files to put there by hand.
+        download: Whether to download the data if they are missing.
+        size: Side or [height, width] to which the images are stretched; None keeps their own.
+        **kwargs: The arguments of ``DegradationDataModule``.
     """
 
     name: VisionName
@@ -29,13 +93,9 @@ class _Vision(DegradationDataModule):
         root: str = "data",
         download: bool = False,
         size: int | tuple[int, int] | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        augmentation: list[nn.Module] | None = None,
-        seed: int | None = None,
-        crop: int | tuple[int, int] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, augmentation, seed, crop)
+        super().__init__(**kwargs)
         self.root = root
         self.download = download
         self.size = size
@@ -46,24 +106,29 @@ class _Vision(DegradationDataModule):
             self.make_dataset(train=True)
         super().prepare_data()
 
-    def make_dataset(self, train: bool) -> PictureDataset:
+    def make_dataset(self, train: bool) -> ImageDataset:
         """The training or the test part."""
         return VisionDataset(self.name, self.root, train, self.download, self.size)
 
 
 class MNIST(_Vision):
-    """Handwritten digits, 70,000 grey pictures of 28×28; the digits are the labels."""
+    """Handwritten digits, 70,000 grey images of 28×28; the digits are the labels."""
 
     name = "MNIST"
 
 
 class FashionMNIST(_Vision):
-    """Articles of clothing, 70,000 grey pictures of 28×28; the ten kinds are the labels."""
+    """Articles of clothing, 70,000 grey images of 28×28; the ten kinds are the labels."""
 
     name = "FashionMNIST"
 
 
 class CIFAR10(_Vision):
-    """Small photographs of animals and vehicles, 60,000 in colour of 32×32; the ten kinds are the labels."""
+    """Small photographs of animals and vehicles, 60,000 RGB images of 32×32; the ten kinds are the labels."""
 
     name = "CIFAR10"
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    """(N, H, W) or (N, H, W, C) to (N, C, H, W)."""
+    return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -1,6 +1,6 @@
-"""What a degradation is: an operator D_t and a noise σ_t, so that x_t = D_t(x_0; params) + σ_t z.
+"""The interface of degradations: an operator D_t and a noise level σ_t, so that x_t = D_t(x_0; params) + σ_t z.
 
-σ = 0 is cold diffusion (2208.09392), D_t = α_t the classical, hot one, and both together are warm.
+σ = 0 is cold diffusion (2208.09392), D_t = α_t is the classical (hot) diffusion, and D_t with noise is warm.
 """
 
 from abc import ABC, abstractmethod
@@ -8,32 +8,32 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning import rng
-from diffusion_lightning.schedules import TableCache, check_steps, grid_position, invert, per_image
-from diffusion_lightning.types import Generators, Params
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.tables import TensorCache, append_dims, bisect_time, check_steps, to_grid
+from diffusion_lightning.core.types import Generators, Params
 
 
 class Degradation(nn.Module, ABC):
     """An image degradation with severity t in [0, 1]: 0 is clean, 1 is the end.
 
-    A subclass gives ``operator`` and, where it draws something, ``draw``. Both must treat each image alone, and
-    ``operator(x, 0, params)`` must be x bit for bit.
+    A subclass implements ``operator`` and, if it is random, ``sample_operator_params``. Both must treat each image
+    independently, and ``operator(x, 0, params)`` must equal x bit for bit.
 
     Args:
         steps: T, the grid t = k/T on which the degradation is defined; models may be sampled at any number of steps.
-        noise: σ_1: the standard deviation of the noise at the end, growing linearly in t, in units of images in
-            [-1, 1]. 0 is cold, more is warm.
-        noise_floor: The least σ_t for t ≥ 1/T: the small noise that breaks the symmetry of constant images.
+        noise: σ_1: the standard deviation of the noise at t = 1, growing linearly in t, in units of images in [-1, 1].
+            0 is cold, larger values are warm.
+        noise_floor: Minimum σ_t for t ≥ 1/T: a small noise that breaks the symmetry of constant images.
     """
 
     linear: bool = False
-    """Whether D_t is linear in x, or affine; such degradations have an ``adjoint``."""
+    """Whether D_t is linear or affine in x; such degradations have an ``adjoint``."""
 
-    hidden_params: bool = False
-    """Whether draws besides the noise (a mask's centre, flakes) are needed that a degraded picture does not show."""
+    has_unknown_params: bool = False
+    """Whether it has random parameters besides the noise (a mask's centre, snowflakes), unknown for a user's image."""
 
     gaussian_noise: bool = True
-    """Whether z is N(0, I): samplers that add noise need it to be."""
+    """Whether z is N(0, I), which samplers that add noise need."""
 
     quantize: bool = False
     """Whether training inputs are rounded to 8 bits, as files are; samplers never round."""
@@ -46,30 +46,30 @@ class Degradation(nn.Module, ABC):
                 raise ValueError(f"{name}={value}: a standard deviation must be finite and at least 0")
         self.noise = noise
         self.noise_floor = noise_floor
-        self.cache = TableCache()
+        self.cache = TensorCache()
 
     @abstractmethod
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """D_t(x; params), without the noise: (B, C, H, W) → the same shape, at each image's own t (B,)."""
 
-    def draw(self, x: Tensor, generator: Generators) -> Params:
-        """The draws of the operator for the images x (B, C, H, W), batch-first; none by default."""
+    def sample_operator_params(self, x: Tensor, generator: Generators) -> Params:
+        """The random parameters of the operator for the images x (B, C, H, W), batch-first; none by default."""
         return {}
 
-    def draw_noise(self, x: Tensor, generator: Generators) -> Tensor:
-        """z for the images x: N(0, I) unless a degradation takes it elsewhere."""
+    def sample_noise(self, x: Tensor, generator: Generators) -> Tensor:
+        """z for the images x: N(0, I), unless the degradation has another source of noise."""
         return rng.normal(x.shape, generator, like=x)
 
     def sample_params(self, x: Tensor, generator: Generators = None) -> Params:
-        """Everything random about this degradation, drawn once for each image of x (B, C, H, W).
+        """All random parameters of this degradation, sampled once for each image of x (B, C, H, W).
 
         Args:
-            x: The images; only their shape, dtype and device are read.
-            generator: One generator, a list of B (one an image), or None for torch's global one.
+            x: The images; only their shape, dtype and device are used.
+            generator: One generator, a list of B (one per image), or None for torch's global generator.
         """
-        params = self.draw(x, generator)
+        params = self.sample_operator_params(x, generator)
         if self.noisy:
-            params["noise"] = self.draw_noise(x, generator)
+            params["noise"] = self.sample_noise(x, generator)
         return params
 
     @property
@@ -79,45 +79,45 @@ class Degradation(nn.Module, ABC):
 
     def sigma(self, t: Tensor) -> Tensor:
         """σ_t (B,), the standard deviation of the noise at the times t (B,), in the dtype of t; σ_0 = 0."""
-        u = grid_position(t, self.steps)
+        u = to_grid(t, self.steps)
         return torch.maximum(self.noise * (u / self.steps), self.noise_floor * u.clamp(max=1)).to(t.dtype)
 
     def alpha(self, t: Tensor) -> Tensor:
         """α_t (B,) where D_t(x) = α_t·x.
 
         Raises:
-            TypeError: D_t is no multiple of the identity.
+            TypeError: D_t is not a multiple of the identity.
         """
         raise TypeError(
-            f"{type(self).__name__} is not a multiple α_t of the image, which the eps and v parameterizations, SNR "
-            "weights, DDPM and likelihoods need: use the X0 or Residual parameterization, and ProbabilityFlow or Cold"
+            f"{type(self).__name__} is not a multiple α_t of the image, which the Eps and V parameterizations, "
+            "SNRWeight, DDPM and likelihoods need: use the X0 or Residual parameterization, and ProbabilityFlow or Cold"
         )
 
     @property
-    def scalar(self) -> bool:
+    def has_alpha(self) -> bool:
         """Whether D_t = α_t·x, so that ``alpha`` is defined."""
         return type(self).alpha is not Degradation.alpha
 
     @property
     def hot(self) -> bool:
-        """Whether x_t = α_t x_0 + σ_t z with σ_t > 0 for t > 0, from wherever z comes."""
-        return self.scalar and self.noisy
+        """Whether x_t = α_t x_0 + σ_t z with σ_t > 0 for t > 0, for any z."""
+        return self.has_alpha and self.noisy
 
     @property
-    def hot_gaussian(self) -> bool:
-        """Whether x_t = α_t x_0 + σ_t z with Gaussian z: what ancestral steps, churn and likelihoods need."""
+    def is_gaussian_diffusion(self) -> bool:
+        """Whether x_t = α_t x_0 + σ_t z with Gaussian z, which ancestral steps, churn and likelihoods need."""
         return self.hot and self.gaussian_noise
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """The noise in units of the image's own scale (B,): σ_t/α_t where D_t = α_t·x, else σ_t."""
-        return self.sigma(t) / self.alpha(t) if self.scalar else self.sigma(t)
+        """The noise level relative to the image's scale (B,): σ_t/α_t where D_t = α_t·x, else σ_t."""
+        return self.sigma(t) / self.alpha(t) if self.has_alpha else self.sigma(t)
 
-    def time(self, level: Tensor) -> Tensor:
-        """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; what lies beyond gives 1."""
-        # All t within SNAP of a grid point have its level: without the slack a last bit decides between the two ends
-        # of that range, of which the upper one has a greater level, and without the snap neither is the grid point.
-        t = invert(self.noise_level, level * (1 - 1e-14))
-        return grid_position(t, self.steps) / self.steps
+    def time_at_noise_level(self, level: Tensor) -> Tensor:
+        """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; higher levels give 1."""
+        # All t within GRID_TOLERANCE of a grid point have its level: without the slack a last bit decides between the
+        # two ends of that range, and without to_grid neither of them is the grid point.
+        t = bisect_time(self.noise_level, level * (1 - 1e-14))
+        return to_grid(t, self.steps) / self.steps
 
     def forward(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """x_t = D_t(x) + σ_t z with z = params["noise"]: (B, C, H, W) and t (B,) → (B, C, H, W).
@@ -126,11 +126,11 @@ class Degradation(nn.Module, ABC):
             ValueError: t is not of shape (B,), or the noise is missing from ``params``.
         """
         if t.shape != x.shape[:1]:
-            raise ValueError(f"t has shape {tuple(t.shape)}: give one severity for each of the {x.shape[0]} images")
+            raise ValueError(f"t has shape {tuple(t.shape)}: give one time for each of the {x.shape[0]} images")
         return self.add_noise(self.operator(x, t, params), t, params)
 
     def add_noise(self, degraded: Tensor, t: Tensor, params: Params) -> Tensor:
-        """D_t(x) + σ_t z of images that stand for D_t(x) already; without noise, the images themselves.
+        """D_t(x) + σ_t z for images that are D_t(x); for a degradation without noise, the images themselves.
 
         Raises:
             ValueError: The noise is missing from ``params``.
@@ -138,9 +138,9 @@ class Degradation(nn.Module, ABC):
         if not self.noisy:
             return degraded
         if "noise" not in params:
-            raise ValueError(f"{type(self).__name__} has noise and params has none: take params from sample_params(x)")
+            raise ValueError(f"{type(self).__name__} has noise and params has none: get params from sample_params(x)")
         precise = t.to(torch.promote_types(t.dtype, degraded.dtype))
-        return degraded + per_image(self.sigma(precise), degraded) * params["noise"]
+        return degraded + append_dims(self.sigma(precise), degraded) * params["noise"]
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """D_tᵀ y of a linear degradation, or of the linear part of an affine one: (B, C, H, W) → the same shape."""
@@ -148,4 +148,4 @@ class Degradation(nn.Module, ABC):
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
         """The singular values of a linear D_t on images of shape (C, H, W), in no order: float64 (B, C·H·W)."""
-        raise TypeError(f"{type(self).__name__} does not give singular values in closed form")
+        raise TypeError(f"{type(self).__name__} has no singular values in closed form")

@@ -1,7 +1,7 @@
-"""Gaussian blur: the T sequential convolutions of Cold Diffusion (2208.09392, sec. 5.1 and 5.2) in one shot.
+"""Gaussian blur: the T sequential convolutions of Cold Diffusion (2208.09392, sec. 5.1 and 5.2) in closed form.
 
-All circular convolutions share the Fourier basis and all of torch's 'reflect' ones the DCT-I basis, so k of them are
-V diag(λ_k) V⁻¹ along each axis, with λ_k a product of the kernels' transfer functions.
+All circular convolutions share the Fourier basis and all with torch's 'reflect' padding the DCT-I basis, so k of them
+are V diag(λ_k) V⁻¹ along each axis, with λ_k the product of the kernels' transfer functions.
 """
 
 import math
@@ -11,15 +11,15 @@ import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 
+from diffusion_lightning.core.tables import interpolate_table, to_grid
 from diffusion_lightning.degradations.separable import Separable
-from diffusion_lightning.schedules import grid_position, read_table
 
 Schedule = Literal["constant", "incremental", "exponential", "cifar"]
 Padding = Literal["circular", "reflect"]
 
 
 class GaussianBlur(Separable):
-    """Blur by k = t·T Gaussian kernels one after another, in closed form.
+    """Blur by k = t·T successive Gaussian kernels, in closed form.
 
     The standard deviation of kernel i = 0 … T-1, in pixels, is ``std`` (constant), ``std·(i+1)`` (incremental),
     ``exp(std·i)`` (exponential), or ``0.35 + std·i`` (cifar, the paper's for CIFAR-10 with std 0.01, 11 taps and
@@ -28,13 +28,13 @@ class GaussianBlur(Separable):
     Args:
         steps: T, the number of kernels.
         kernel_size: Taps of each kernel, odd; it may be wider than the image.
-        std: The number that the schedule uses.
+        std: The parameter of the schedule.
         schedule: How the kernels grow.
         padding: What lies beyond the border: the image again (circular) or its mirror image (reflect).
-        final_mean: Whether x_1 is the mean of each channel over the image, as for the paper's generation.
-        quantize: Whether training inputs are rounded to 8 bits, as the paper's ``--discrete``.
+        final_mean: Whether x_1 is the mean of each channel over the image, as in the paper's generation.
+        quantize: Whether training inputs are rounded to 8 bits, as with the paper's ``--discrete``.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
-        noise_floor: The least σ_t for t ≥ 1/T; the paper's symmetry-breaking noise is 0.002.
+        noise_floor: Minimum σ_t for t ≥ 1/T; the paper's symmetry-breaking noise is 0.002.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class GaussianBlur(Separable):
         transfer = kernels @ torch.cos(offsets[:, None] * _frequencies(size, self.padding))
         return torch.cat([torch.ones(1, size, dtype=torch.float64), torch.cumprod(transfer, 0)])
 
-    def increments(self, size: int, t: Tensor, like: Tensor) -> Tensor:
-        """A_t − I = V diag(λ_t − 1) V⁻¹; the last step leads to the mean where ``final_mean`` says so."""
+    def matrix_minus_identity(self, size: int, t: Tensor, like: Tensor) -> Tensor:
+        """A_t − I = V diag(λ_t − 1) V⁻¹; with ``final_mean`` the last step leads to the mean."""
 
         def build() -> tuple[Tensor, Tensor, Tensor]:
             basis, inverse = _basis(size, self.padding)
@@ -76,10 +76,10 @@ class GaussianBlur(Separable):
 
         basis, inverse, spectra = self.cache.get((size, like.device, like.dtype), build)
         kernels = t.clamp(max=(self.steps - 1) / self.steps) if self.final_mean else t
-        blur = (basis * (read_table(spectra, kernels) - 1).to(like.dtype)[:, None, :]) @ inverse
+        blur = (basis * (interpolate_table(spectra, kernels) - 1).to(like.dtype)[:, None, :]) @ inverse
         if not self.final_mean:
             return blur
-        last = (grid_position(t.to(like.device), self.steps) - (self.steps - 1)).clamp(min=0)
+        last = (to_grid(t.to(like.device), self.steps) - (self.steps - 1)).clamp(min=0)
         mean = torch.full((size, size), 1 / size, dtype=torch.float64).to(like) - torch.eye(size).to(like)
         return torch.lerp(blur, mean.expand_as(blur), last.to(like.dtype)[:, None, None])
 
@@ -87,7 +87,7 @@ class GaussianBlur(Separable):
 def kernel_stds(schedule: Schedule, std: float, steps: int) -> Tensor:
     """The standard deviations in pixels of the T kernels: float64 (T,)."""
     if not 0 < std < math.inf:
-        raise ValueError(f"std={std}: the schedule's number must be positive and finite")
+        raise ValueError(f"std={std}: the parameter of the schedule must be positive and finite")
     i = torch.arange(steps, dtype=torch.float64)
     if schedule == "constant":
         return torch.full_like(i, std)
@@ -101,14 +101,14 @@ def kernel_stds(schedule: Schedule, std: float, steps: int) -> Tensor:
 
 
 def _frequencies(size: int, padding: Padding) -> Tensor:
-    """The frequency of each basis vector, in radians a pixel: float64 (size,)."""
+    """The frequency of each basis vector, in radians per pixel: float64 (size,)."""
     if padding == "circular":
         return 2 * math.pi * ((torch.arange(size, dtype=torch.float64) + 1) // 2) / size
     return math.pi * torch.arange(size, dtype=torch.float64) / max(size - 1, 1)
 
 
 def _basis(size: int, padding: Padding) -> tuple[Tensor, Tensor]:
-    """V and V⁻¹, float64 (size, size): the real Fourier basis, or DCT-I, whose inverse is itself up to weights."""
+    """V and V⁻¹, float64 (size, size): the real Fourier basis, or DCT-I, which is its own inverse up to weights."""
     pixels = torch.arange(size, dtype=torch.float64)[:, None]
     angles = pixels * _frequencies(size, padding)
     if padding == "reflect":

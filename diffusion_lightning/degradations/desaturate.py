@@ -1,26 +1,26 @@
-"""Desaturation (2208.09392, appendix): colours go linearly to grey."""
+"""Desaturation (2208.09392, appendix): a linear transition from colour to grey."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.tables import append_dims, to_grid
+from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.schedules import grid_position, per_image
-from diffusion_lightning.types import Params
 
 LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, the weights of Kornia's and Pillow's grey."""
+"""ITU-R BT.601, the weights of grey in Kornia, OpenCV and Pillow."""
 
 
 class Desaturate(Degradation):
-    """x_t = (1 − t) x + t·grey(x); of 4 channels the last is alpha and stays, one channel is grey already.
+    """x_t = (1 − t) x + t·grey(x). The alpha channel of 4-channel images does not change, nor do grey images.
 
     Args:
         steps: T.
-        grey: The mean of the channels, as the paper, or luma (BT.601, RGB only).
+        grey: The mean of the channels, as in the paper, or luma (BT.601, RGB only).
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
-        noise_floor: The least σ_t for t ≥ 1/T.
+        noise_floor: Minimum σ_t for t ≥ 1/T.
     """
 
     linear = True
@@ -38,27 +38,28 @@ class Desaturate(Degradation):
         self.grey = grey
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
-        """x + t (J − I) x with J the matrix that makes grey."""
-        return self._mix(x, t, self._change(x.shape[1]))
+        """x + t (J − I) x, where J maps colours to grey."""
+        return self._mix(x, t, self._matrix_minus_identity(x.shape[1]))
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """y + t (J − I)ᵀ y."""
-        return self._mix(y, t, self._change(y.shape[1]).mT)
+        return self._mix(y, t, self._matrix_minus_identity(y.shape[1]).mT)
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
         """Those of the C×C matrix, at every pixel."""
         channels, height, width = shape
-        matrix = torch.eye(channels, dtype=torch.float64) + self._time(t).cpu()[:, None, None] * self._change(channels)
+        change = self._time(t).cpu()[:, None, None] * self._matrix_minus_identity(channels)
+        matrix = torch.eye(channels, dtype=torch.float64) + change
         return torch.linalg.svdvals(matrix).repeat(1, height * width).to(t.device)
 
     def _time(self, t: Tensor) -> Tensor:
-        return grid_position(t, self.steps) / self.steps
+        return to_grid(t, self.steps) / self.steps
 
     def _mix(self, x: Tensor, t: Tensor, change: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return x + per_image(self._time(t), x) * torch.einsum("ij,bjhw->bihw", change.to(x), x)
+            return x + append_dims(self._time(t), x) * torch.einsum("ij,bjhw->bihw", change.to(x), x)
 
-    def _change(self, channels: int) -> Tensor:
+    def _matrix_minus_identity(self, channels: int) -> Tensor:
         """J − I, float64 (C, C)."""
         colours = 3 if channels == 4 else channels
         if self.grey == "luma" and colours != 3:

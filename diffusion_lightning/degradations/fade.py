@@ -1,30 +1,32 @@
-"""Fading (the inpainting of 2208.09392, sec. 5.2): Gaussian masks eat the image from a centre, or towards a colour."""
+"""Fading (the inpainting of 2208.09392, sec. 5.2): Gaussian masks remove the image from a centre outwards."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffusion_lightning import rng
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.tables import interpolate_table
+from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.schedules import read_table
-from diffusion_lightning.types import Generators, Params
 
 
 class Fade(Degradation):
-    """x_t = M_t ⊙ x + (1 − M_t) ⊙ c with M_t the product of k = t·T masks 1 − exp(−r²/2σ_i²), σ_i = std·(i + initial).
+    """x_t = M_t ⊙ x + (1 − M_t) ⊙ c, with M_t the product of k = t·T masks 1 − exp(−r²/2σ_i²).
+
+    The width of mask i = 0 … T-1 is σ_i = std·(i + first_width).
 
     Args:
         steps: T, the number of masks.
-        std: What each mask is wider than the one before, in pixels.
-        initial: The first mask's width in units of ``std``.
-        centre: Where the masks lie: the image's centre, or a pixel drawn for each image.
-        colour: What is left: mid grey (0), or a colour drawn from U[−.5, .5] for each image, which x_1 then is exactly.
-        reverse: Whether the image goes from its border inwards, as in the paper's generation: M_k = 1 − the product of
-            the first T − k masks, for k ≥ 1, so that nothing is left of it at the end.
-        quantize: Whether training inputs are rounded to 8 bits, as the paper's ``--discrete``.
+        std: The difference in width between successive masks, in pixels.
+        first_width: The first mask's width in units of ``std``.
+        centre: The centre of the masks: the image's centre, or a random pixel for each image.
+        colour: c: mid grey (0), or a random colour from U[−.5, .5] for each image, in which case x_1 is exactly c.
+        reverse: Whether the image disappears from its border inwards, as in the paper's generation: M_k = 1 − the
+            product of the first T − k masks, for k ≥ 1, so that nothing of it remains at the end.
+        quantize: Whether training inputs are rounded to 8 bits, as with the paper's ``--discrete``.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
-        noise_floor: The least σ_t for t ≥ 1/T.
+        noise_floor: Minimum σ_t for t ≥ 1/T.
     """
 
     linear = True
@@ -33,7 +35,7 @@ class Fade(Degradation):
         self,
         steps: int = 100,
         std: float = 0.2,
-        initial: float = 1.0,
+        first_width: float = 1.0,
         centre: Literal["image", "random"] = "image",
         colour: Literal["grey", "random"] = "grey",
         reverse: bool = False,
@@ -42,26 +44,26 @@ class Fade(Degradation):
         noise_floor: float = 0.0,
     ) -> None:
         super().__init__(steps, noise, noise_floor)
-        if std <= 0 or initial <= 0:
-            raise ValueError(f"std={std}, initial={initial}: both must be positive")
+        if std <= 0 or first_width <= 0:
+            raise ValueError(f"std={std}, first_width={first_width}: both must be positive")
         if centre not in ("image", "random"):
             raise ValueError(f"centre={centre!r}: choose image or random")
         if colour not in ("grey", "random"):
             raise ValueError(f"colour={colour!r}: choose grey or random")
         self.std = std
-        self.initial = initial
+        self.first_width = first_width
         self.centre = centre
         self.colour = colour
         self.reverse = reverse
         self.quantize = quantize
 
     @property
-    def hidden_params(self) -> bool:  # type: ignore[override]
-        """A drawn centre or colour is not known of a user's picture."""
+    def has_unknown_params(self) -> bool:  # type: ignore[override]
+        """Whether the centre or the colour is random, and so unknown for a user's image."""
         return self.centre == "random" or self.colour == "random"
 
-    def draw(self, x: Tensor, generator: Generators) -> Params:
-        """The centre (B, 2), in pixels, and the colour (B, C, 1, 1), as far as they are drawn."""
+    def sample_operator_params(self, x: Tensor, generator: Generators) -> Params:
+        """The centre (B, 2), in pixels, and the colour (B, C, 1, 1), as far as they are random."""
         params: Params = {}
         if self.centre == "random":
             u = rng.uniform((len(x), 2), generator, like=x)
@@ -74,16 +76,18 @@ class Fade(Degradation):
         """M_t ⊙ x + (1 − M_t) ⊙ c."""
         mask = self.mask(x, t, params)
         faded = mask * x
-        return faded + (1 - mask) * _drawn(params, "colour") if self.colour == "random" else faded
+        return faded + (1 - mask) * _require(params, "colour") if self.colour == "random" else faded
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """M_t ⊙ y, of the linear part."""
         return self.mask(y, t, params) * y
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """The mask's values, for a mask about the image's centre."""
+        """The values of the mask, for a mask at the image's centre."""
         if self.centre == "random":
-            raise TypeError("the singular values depend on the drawn centre: they are the values of mask(x, t, params)")
+            raise TypeError(
+                "the singular values depend on the random centre: they are the values of mask(x, t, params)"
+            )
         like = torch.empty(len(t), *shape, dtype=torch.float64, device=t.device)
         return self.mask(like, t, {}).expand(-1, shape[0], -1, -1).flatten(1)
 
@@ -95,12 +99,12 @@ class Fade(Degradation):
             offsets = [axis.expand(len(x), -1) for axis in axes]
         else:
             axes = [torch.arange(size, device=x.device) for size in (height, width)]
-            centre = _drawn(params, "centre")
+            centre = _require(params, "centre")
             offsets = [axis - centre[:, i, None] for i, axis in enumerate(axes)]
         squares = offsets[0].double().square()[:, :, None] + offsets[1].double().square()[:, None, :]
         key = (height, width, x.device)
         distances, table = self.cache.get(key, lambda: self._table(height, width, x.device))
-        rows = read_table(table, t)  # (B, distances)
+        rows = interpolate_table(table, t)  # (B, distances)
         columns = torch.searchsorted(distances, squares.flatten(1))
         return rows.gather(1, columns).view(squares.shape).to(x.dtype)[:, None]
 
@@ -113,18 +117,20 @@ class Fade(Degradation):
         squares = (rows.square()[:, None] + columns.square()).unique()
         masks = [torch.ones_like(squares)]
         for i in range(self.steps):
-            sigma = self.std * (i + self.initial)
+            sigma = self.std * (i + self.first_width)
             masks.append(masks[-1] * -torch.expm1(-squares / (2 * sigma**2)))
         table = torch.stack(masks)
         if self.reverse:
             table = 1 - table.flip(0)
             table[0] = 1
-        if self.colour == "random":  # what the masks leave of the image goes with the last, so that x_1 is the colour
+        if (
+            self.colour == "random"
+        ):  # the masks leave a little of the image: the last step removes it, x_1 is the colour
             table[-1] = 0
         return squares.to(device), table.to(device)
 
 
-def _drawn(params: Params, name: str) -> Tensor:
+def _require(params: Params, name: str) -> Tensor:
     if name not in params:
-        raise ValueError(f"Fade draws a {name} and params has none: take params from sample_params(x)")
+        raise ValueError(f"Fade has a random {name} and params has none: get params from sample_params(x)")
     return params[name]

@@ -4,28 +4,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lightning import rng
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.images import from_uint8, from_unit, to_uint8, to_unit
+from diffusion_lightning.core.tables import TensorCache, append_dims, to_grid
+from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.degradations.corruptions import CORRUPTIONS, Native
+from diffusion_lightning.degradations.corruptions import CORRUPTIONS, BatchedCorruption
 from diffusion_lightning.degradations.corruptions.source import corrupt, say
 from diffusion_lightning.degradations.snow import Snow
-from diffusion_lightning.images import from_uint8, from_unit, to_uint8, to_unit
-from diffusion_lightning.schedules import TableCache, grid_position, per_image
-from diffusion_lightning.types import Generators, Params
 
-HARDEST, LEAST_SIDE = 5, 32
+MAX_SEVERITY, MIN_SIDE = 5, 32
 SEEDS = 2**24
 """Seeds are whole numbers below this: float32 holds them exactly."""
 
-SNOW = Snow(severity=HARDEST, steps=HARDEST)
+SNOW = Snow(severity=MAX_SEVERITY, steps=MAX_SEVERITY)
 """At t = k/5 it is ImageNet-C's snow of severity k."""
 
 
-def _snow(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
-    return to_unit(SNOW.operator(from_unit(x), level / HARDEST, params))
+def _snow(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
+    return to_unit(SNOW.operator(from_unit(x), level / MAX_SEVERITY, params))
 
 
-NATIVE = {**CORRUPTIONS, "snow": Native(_snow, SNOW.draw, ("flakes", "direction"))}
+NATIVE = {**CORRUPTIONS, "snow": BatchedCorruption(_snow, SNOW.sample_operator_params, ("flakes", "direction"))}
 """The corruptions that are batched, on the images' own device."""
 
 PACKAGE = {"jpeg_compression": False, "spatter": True}
@@ -55,7 +55,7 @@ class ImageNetC(Degradation):
         severity: ImageNet-C's severity at t = 1, above 0 and up to 5.
         steps: T.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
-        noise_floor: The least σ_t for t ≥ 1/T.
+        noise_floor: Minimum σ_t for t ≥ 1/T.
     """
 
     def __init__(
@@ -69,21 +69,21 @@ class ImageNetC(Degradation):
         super().__init__(steps, noise, noise_floor)
         if name not in NAMES:
             raise ValueError(f"name={name!r}: ImageNet-C's corruptions are {', '.join(sorted(NAMES))}")
-        if not 0 < severity <= HARDEST:
-            raise ValueError(f"severity={severity}: ImageNet-C's severities go from above 0 to {HARDEST}")
+        if not 0 < severity <= MAX_SEVERITY:
+            raise ValueError(f"severity={severity}: ImageNet-C's severities go from above 0 to {MAX_SEVERITY}")
         self.name = name
         self.severity = severity
-        self.hidden_params = name in RANDOM
+        self.has_unknown_params = name in RANDOM
 
     @property
     def native(self) -> bool:
         """Whether this corruption is batched, and not run by the package picture by picture."""
         return self.name in NATIVE
 
-    def draw(self, x: Tensor, generator: Generators) -> Params:
+    def sample_operator_params(self, x: Tensor, generator: Generators) -> Params:
         """What the corruption draws, for each image of its own; for spatter a seed (B, 1), int64."""
         self._check(x)
-        if not self.hidden_params:
+        if not self.has_unknown_params:
             return {}
         if not self.native:
             seed = rng.uniform((len(x), 1), generator) * SEEDS
@@ -99,10 +99,10 @@ class ImageNetC(Degradation):
             ValueError: The corruption needs RGB, or larger images; or ``params`` lacks what it draws.
         """
         self._check(x)
-        drawn = NATIVE[self.name].drawn if self.native else ("seed",) * self.hidden_params
+        drawn = NATIVE[self.name].drawn if self.native else ("seed",) * self.has_unknown_params
         if missing := [name for name in drawn if name not in params]:
             raise ValueError(f"{self.name} draws {missing[0]} and params has none: take params from sample_params(x)")
-        severity = grid_position(t.to(x.device), self.steps) * self.severity / self.steps
+        severity = to_grid(t.to(x.device), self.steps) * self.severity / self.steps
         low, share = severity.floor(), severity.frac()
         wide = _wide(x)
         # Where no image is between severities none need be made above. To look would stall a GPU, which has the time.
@@ -113,8 +113,8 @@ class ImageNetC(Degradation):
         held = {name: params[name].repeat(repeats, *[1] * (params[name].dim() - 1)) for name in drawn}
         corrupted = self._batched(whole, levels, held) if self.native else self._one_by_one(whole, levels, held)
         # Not its 8-bit rounding: at severity 0 the picture itself must come out.
-        ends = torch.where(per_image(levels, wide) == 0, whole, corrupted).split(max(len(x), 1))
-        return torch.lerp(ends[0], ends[-1], per_image(share, wide)).to(x.dtype)
+        ends = torch.where(append_dims(levels, wide) == 0, whole, corrupted).split(max(len(x), 1))
+        return torch.lerp(ends[0], ends[-1], append_dims(share, wide)).to(x.dtype)
 
     def _batched(self, x: Tensor, levels: Tensor, params: Params) -> Tensor:
         """The images at whole severities of 1 or more."""
@@ -125,7 +125,7 @@ class ImageNetC(Degradation):
     def _one_by_one(self, x: Tensor, levels: Tensor, params: Params) -> Tensor:
         """The same by the package, from pictures of 8 bits; images of severity 0 are left alone."""
         say(self.name)
-        seeds = params["seed"].flatten().long().tolist() if self.hidden_params else [0] * len(x)
+        seeds = params["seed"].flatten().long().tolist() if self.has_unknown_params else [0] * len(x)
         pictures = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
         results = [
             corrupt(picture, self.name, level, seed) if level else picture
@@ -135,7 +135,7 @@ class ImageNetC(Degradation):
 
     def _check(self, x: Tensor) -> None:
         channels, height, width = x.shape[1:]
-        least = 1 if self.native else LEAST_SIDE
+        least = 1 if self.native else MIN_SIDE
         rgb = NATIVE[self.name].rgb if self.native else True
         if (rgb and channels != 3) or min(height, width) < least:
             needs = "RGB" if self.native else f"RGB of at least {least}×{least} px"

@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.tables import append_dims
+from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.noise_schedules import Cosine, Linear, NoiseSchedule
-from diffusion_lightning.schedules import per_image
-from diffusion_lightning.types import Params
+from diffusion_lightning.degradations.noise_schedules import Cosine, Linear, NoiseSchedule
 
 SCHEDULES = {"cosine": Cosine, "linear": Linear}
 
@@ -18,8 +18,8 @@ class GaussianNoise(Degradation):
 
     Args:
         steps: T, the grid on which the schedule is defined.
-        schedule: ``cosine`` (Improved DDPM, the paper's), ``linear`` (DDPM), or a class of
-            ``diffusion_lightning.noise_schedules`` with its arguments, as VE or Straight.
+        schedule: ``cosine`` (Improved DDPM, and Cold Diffusion), ``linear`` (DDPM), or a class of
+            ``degradations.noise_schedules`` with its arguments, such as VE or FlowMatching.
     """
 
     linear = True
@@ -28,14 +28,14 @@ class GaussianNoise(Degradation):
         super().__init__(steps)
         if isinstance(schedule, str) and schedule not in SCHEDULES:
             raise ValueError(
-                f"schedule={schedule!r}: choose {' or '.join(SCHEDULES)}, or a class of noise_schedules: "
-                "Cosine, Linear, VP, SubVP, VE, Karras or Straight"
+                f"schedule={schedule!r}: choose {' or '.join(SCHEDULES)}, or a noise schedule: "
+                "Cosine, Linear, VP, SubVP, VE, Karras or FlowMatching"
             )
         self.schedule = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
 
     @property
     def noisy(self) -> bool:
-        """Always: noise is all that this degradation does."""
+        """True: this degradation is noise."""
         return True
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ class GaussianNoise(Degradation):
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """α_t x."""
-        return per_image(self.schedule(t, self.steps)[0], x) * x
+        return append_dims(self.schedule(t, self.steps)[0], x) * x
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """α_t y."""
         return self.operator(y, t, params)
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """α_t, once for each pixel value."""
+        """α_t, once for each value of the image."""
         return self.schedule(t, self.steps)[0][:, None].expand(-1, torch.Size(shape).numel())

@@ -1,6 +1,6 @@
 """Degradations that act on rows and columns by one matrix each: x_t = A_t x A_tᵀ, exact for any padding.
 
-A step of a separable convolution is such a matrix, so T steps are their product: one shot in place of T convolutions.
+A step of a separable convolution is such a matrix, so T steps are the product of T matrices.
 """
 
 from abc import abstractmethod
@@ -8,20 +8,20 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.types import Params
 
 
 class Separable(Degradation):
-    """A linear degradation x_t = A_h x A_wᵀ, every channel alike.
+    """A linear degradation x_t = A_h x A_wᵀ, the same for every channel.
 
-    A subclass gives ``increments``. Working with A_t − I makes t = 0 exact to the bit.
+    A subclass implements ``matrix_minus_identity``. Computing with A_t − I makes t = 0 exact to the bit.
     """
 
     linear = True
 
     @abstractmethod
-    def increments(self, size: int, t: Tensor, like: Tensor) -> Tensor:
+    def matrix_minus_identity(self, size: int, t: Tensor, like: Tensor) -> Tensor:
         """A_t − I along an axis of ``size`` pixels at the times t (B,): (B, size, size), dtype and device of like."""
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
@@ -35,22 +35,22 @@ class Separable(Degradation):
         return self._both_sides(rows.mT, y, columns.mT)
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """Products of the singular values of the two axes' matrices."""
+        """Products of the singular values of the matrices of the two axes."""
         channels, height, width = shape
         like = torch.empty(0, dtype=torch.float64, device=t.device)
 
         def values(size: int) -> Tensor:
-            return torch.linalg.svdvals(self.increments(size, t, like) + torch.eye(size).to(like))
+            return torch.linalg.svdvals(self.matrix_minus_identity(size, t, like) + torch.eye(size).to(like))
 
         products = values(height)[:, :, None] * values(width)[:, None, :]
         return products.flatten(1).repeat(1, channels)
 
     def _axes(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         height, width = x.shape[-2:]
-        # Under bf16 autocast the products would lose the accuracy that sequential convolutions are compared with.
+        # Under bf16 autocast the products would be less accurate than sequential convolutions.
         with torch.autocast(x.device.type, enabled=False):
-            rows = self.increments(height, t, x)
-            return rows, rows if width == height else self.increments(width, t, x)
+            rows = self.matrix_minus_identity(height, t, x)
+            return rows, rows if width == height else self.matrix_minus_identity(width, t, x)
 
     @staticmethod
     def _both_sides(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:

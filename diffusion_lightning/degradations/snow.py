@@ -1,7 +1,7 @@
-"""Snow: ImageNet-C's (1903.12261, as the package imagecorruptions draws it) and the ladder of 2208.09392, sec. 5.5.
+"""Snow: that of ImageNet-C (1903.12261, as in the package imagecorruptions), and that of 2208.09392, sec. 5.5.
 
-Both enlarge a field of noise, keep what is above a threshold, blur it along a line, and add this layer and its half
-turn to the brightened picture. Here a layer is made once, at the severity that each image needs, for the whole batch.
+Both enlarge a field of noise, keep what is above a threshold, blur it along a line, and add this layer and its
+rotation by 180° to the brightened image. Here one layer is rendered per image, at its severity, for the whole batch.
 """
 
 import math
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_lightning import rng
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.tables import append_dims, to_grid
+from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.schedules import grid_position, per_image
-from diffusion_lightning.types import Generators, Params
+from diffusion_lightning.degradations.desaturate import LUMA
 
 SEVERITIES = (
     (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
@@ -33,58 +34,54 @@ LEVELS = (
 )
 """The paper's levels 1 … 4: mean, deviation and zoom; threshold; taps and σ of the blur; mix. Pairs go along t."""
 
-LEAST_ZOOM = 2
-"""Of all severities and levels: no more than the image's middle half is ever enlarged."""
+MIN_ZOOM = 2
+"""The smallest zoom of all severities and levels: at most the middle half of the field is enlarged."""
 
-REACH, SPREAD = 24, 17
-"""How far ImageNet-C's blur looks, in pixels: up by 2·12, and to either side by that times cos 45°."""
+MAX_SHIFT_UP, MAX_SHIFT_SIDEWAYS = 24, 17
+"""The reach of ImageNet-C's blur in pixels: 2·12 upwards, and that times cos 45° to either side."""
 
 SOFTNESS = 0.1
-"""How soft ImageNet-C's threshold becomes between whole severities, so that flakes grow and do not pop up."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, the grey of OpenCV and Kornia."""
+"""Width of ImageNet-C's soft threshold between integer severities, so that flakes grow and do not pop up."""
 
 
 class Layer(NamedTuple):
-    """What the layers of B images are made with: numbers (B,), and canvases that reach beyond the image.
+    """The parameters of the layers of B images: values (B,), and canvases that extend beyond the image.
 
-    A canvas holds the image first and then a margin, which is also what lies above and left of the image: a canvas is
-    a torus.
+    A canvas is a torus: the image, and a margin below and right of it that is also above and left of it.
     """
 
     mean: Tensor
     deviation: Tensor
     threshold: Tensor
-    softness: Tensor  # the width about the threshold over which a flake appears
+    softness: Tensor  # width of the interval at the threshold over which a flake appears
     mix: Tensor
     rows: Tensor  # (B, canvas height, field height): linear interpolation down the field
     columns: Tensor  # (B, canvas width, field width)
     taps: Tensor  # (B, K): the weights of the blur
-    down: Tensor  # (B, K): by how many pixels each of them moves the canvas
+    down: Tensor  # (B, K): the shift of the canvas in pixels for each tap
     right: Tensor
 
 
 class Snow(Degradation):
-    """Snow that falls thicker with t; the flakes of an image, and how they drift, are drawn once.
+    """Snow that gets thicker with t; the flakes of an image and the direction of their drift are random parameters.
 
-    With ``severity``, t·severity is ImageNet-C's severity: its five rows of numbers are interpolated in between, so
-    that flakes grow and drift on, and below 1 the picture is blended with the clean one. With ``level``, t = k/T is
-    step k of the paper's ladder, where flakes stand still and the threshold falls. D is continuous in t: the
-    threshold is hard at whole severities and steps, where it is the original's, and soft in between; and a layer is
-    not rounded to 8 bits as ImageNet-C's is. Grey is luma for RGB; of 4 channels the last is alpha and stays; other
-    pictures take the mean of their channels.
+    With ``severity``, t·severity is ImageNet-C's severity: its five rows of parameters are interpolated in between, so
+    that flakes grow and drift, and below 1 the image is blended with the clean one. With ``level``, t = k/T is step k
+    of the paper's schedule, where flakes do not move and the threshold decreases. D is continuous in t: the threshold
+    is hard at integer severities and steps, as in the original, and soft in between. Unlike ImageNet-C's, a layer is
+    not rounded to 8 bits. Grey is luma for RGB and the mean of the channels otherwise; the alpha channel of 4-channel
+    images does not change.
 
     Args:
         severity: ImageNet-C's severity at t = 1, above 0 and up to 5; 3 if neither this nor a level is given.
-        level: The paper's level 1 … 4 in place of a severity: it uses 3 for CIFAR-10 and 4 for CelebA.
+        level: The paper's level 1 … 4 instead of a severity: it uses 3 for CIFAR-10 and 4 for CelebA.
         steps: T.
-        fix_brightness: Whether only flakes are added and the picture is not brightened, as the paper's option.
+        fix_brightness: Whether flakes are added without brightening the image, as with the paper's option.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
-        noise_floor: The least σ_t for t ≥ 1/T.
+        noise_floor: Minimum σ_t for t ≥ 1/T.
     """
 
-    hidden_params = True
+    has_unknown_params = True
 
     def __init__(
         self,
@@ -106,9 +103,9 @@ class Snow(Degradation):
         self.level = level
         self.fix_brightness = fix_brightness
 
-    def draw(self, x: Tensor, generator: Generators) -> Params:
-        """The N(0, 1) field that is enlarged (B, 1, ⌈H/2⌉, ⌈W/2⌉), and the direction (B, 1) of the drift in [0, 1)."""
-        height, width = (_crop(size, LEAST_ZOOM)[1] for size in x.shape[-2:])
+    def sample_operator_params(self, x: Tensor, generator: Generators) -> Params:
+        """The N(0, 1) field to be enlarged (B, 1, ⌈H/2⌉, ⌈W/2⌉), and the direction (B, 1) of the drift in [0, 1)."""
+        height, width = (_crop(size, MIN_ZOOM)[1] for size in x.shape[-2:])
         return {
             "flakes": rng.normal((len(x), 1, height, width), generator, like=x),
             "direction": rng.uniform((len(x), 1), generator, like=x),
@@ -116,22 +113,22 @@ class Snow(Degradation):
 
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """Clip(m x + (1 − m) max(x, bright) + S + rot180 S), blended with x below the first severity or step."""
-        u = grid_position(t.to(x.device), self.steps)
+        u = to_grid(t.to(x.device), self.steps)
         position = u if self.severity is None else u * self.severity / self.steps
         with torch.autocast(x.device.type, enabled=False):
-            picture = x if x.dtype == torch.float64 else x.float()
+            wide = x if x.dtype == torch.float64 else x.float()
             colours = 3 if x.shape[1] == 4 else x.shape[1]
-            snowy = self._fall(picture[:, :colours], position.clamp(min=1), params)
+            snowy = self._add_snow(wide[:, :colours], position.clamp(min=1), params)
             if colours < x.shape[1]:
-                snowy = torch.cat([snowy, picture[:, colours:]], 1)
-            return torch.lerp(picture, snowy, per_image(position.clamp(max=1), picture)).to(x.dtype)
+                snowy = torch.cat([snowy, wide[:, colours:]], 1)
+            return torch.lerp(wide, snowy, append_dims(position.clamp(max=1), wide)).to(x.dtype)
 
-    def _fall(self, x: Tensor, position: Tensor, params: Params) -> Tensor:
-        """The pictures x at a severity or step of at least 1."""
+    def _add_snow(self, x: Tensor, position: Tensor, params: Params) -> Tensor:
+        """The images x at a severity or step of at least 1."""
         if missing := [name for name in ("flakes", "direction") if name not in params]:
-            raise ValueError(f"Snow draws {missing[0]} and params has none: take params from sample_params(x)")
-        made = self._drift if self.severity is not None else self._ladder
-        layer = made(x, position, params["direction"][:, 0].double())
+            raise ValueError(f"Snow has random {missing[0]} and params has none: get params from sample_params(x)")
+        make_layer = self._imagenet_c_layer if self.severity is not None else self._paper_layer
+        layer = make_layer(x, position, params["direction"][:, 0].double())
         snow = _render(layer, params["flakes"][:, 0].to(x), x.shape[-2:])
         snow = (2 * (snow + snow.flip(-2, -1)))[:, None]  # 2 because images are in [-1, 1] and layers in [0, 1]
         if self.fix_brightness:
@@ -140,46 +137,47 @@ class Snow(Degradation):
             grey = LUMA[0] * x[:, :1] + LUMA[1] * x[:, 1:2] + LUMA[2] * x[:, 2:]
         else:
             grey = x.mean(1, keepdim=True)
-        # In place, because fresh memory costs more than the arithmetic.
-        return torch.maximum(x, 1.5 * grey + 1.5).lerp_(x, per_image(layer.mix, x)).add_(snow).clamp_(-1, 1)
+        # In place, because allocating memory costs more than the arithmetic.
+        return torch.maximum(x, 1.5 * grey + 1.5).lerp_(x, append_dims(layer.mix, x)).add_(snow).clamp_(-1, 1)
 
-    def _drift(self, x: Tensor, severity: Tensor, direction: Tensor) -> Layer:
-        """ImageNet-C: flakes smeared downwards, up to 45° off, beyond the border of the enlarged field its edge."""
+    def _imagenet_c_layer(self, x: Tensor, severity: Tensor, direction: Tensor) -> Layer:
+        """ImageNet-C: flakes blurred downwards within ±45°; the border of the enlarged field is replicated."""
         height, width = x.shape[-2:]
         key = (height, width, x.device)
         table = self.cache.get(key, lambda: _severity_table(height, width).to(x.device))
-        # Not read_table, which would snap to whole severities what is between two steps.
+        # Not interpolate_table, which would snap severities between two steps to integers.
         low = severity.floor().clamp(max=len(SEVERITIES) - 1)
-        share = (severity - low)[:, None]
-        numbers = table[low.long() - 1] * (1 - share) + table[low.long()] * share
-        mean, deviation, threshold, mix = numbers[:, :4].unbind(1)
-        soft = (4 * SOFTNESS * share * (1 - share))[:, 0]
-        taps, vertical, horizontal = numbers[:, 4:-6], numbers[:, -6:-3], numbers[:, -3:]
+        fraction = (severity - low)[:, None]
+        values = table[low.long() - 1] * (1 - fraction) + table[low.long()] * fraction
+        mean, deviation, threshold, mix = values[:, :4].unbind(1)
+        softness = (4 * SOFTNESS * fraction * (1 - fraction))[:, 0]
+        taps, vertical, horizontal = values[:, 4:-6], values[:, -6:-3], values[:, -3:]
         angle = torch.deg2rad(90 * direction - 135)[:, None]
         along = torch.arange(taps.shape[1], device=x.device)
         down, right = -torch.ceil(along * angle.sin() - 0.5), -torch.ceil(along * angle.cos() - 0.5)
-        # ImageNet-C's blur ends where it has left the layer, which is so for images of less than 25 pixels.
+        # ImageNet-C's blur ends where it leaves the layer, which happens in images of less than 25 pixels.
         inside = torch.minimum(vertical[:, 2:] - down, horizontal[:, 2:] - right.abs()) + 1
-        # What is seen beyond the border lies above, and left where flakes drift to the right.
+        # The blur reaches beyond the border above, and left if flakes drift to the right.
         upwards = torch.ones_like(angle, dtype=torch.bool)
         axes = []
         for size, reach, before, (start, pitch, last) in (
-            (height, REACH, upwards, vertical.split(1, 1)),
-            (width, SPREAD, angle.cos() < 0, horizontal.split(1, 1)),
+            (height, MAX_SHIFT_UP, upwards, vertical.split(1, 1)),
+            (width, MAX_SHIFT_SIDEWAYS, angle.cos() < 0, horizontal.split(1, 1)),
         ):
-            length = _canvas(size + reach)
+            length = _fft_size(size + reach)
             pixels = torch.arange(length, device=x.device)
             pixels = torch.where((pixels >= size) & before, pixels - length, pixels).clamp(min=0)
-            axes.append(_interpolation(start + pitch * pixels.minimum(last), _crop(size, LEAST_ZOOM)[1]))
+            axes.append(_interpolation(start + pitch * pixels.minimum(last), _crop(size, MIN_ZOOM)[1]))
         rows, columns = axes
         taps = taps * inside.clamp(0, 1)
-        return Layer(mean, deviation, threshold, soft, mix, rows, columns, taps, down.long(), right.long())
+        return Layer(mean, deviation, threshold, softness, mix, rows, columns, taps, down.long(), right.long())
 
-    def _ladder(self, x: Tensor, step: Tensor, direction: Tensor) -> Layer:
-        """The paper's: flakes smeared both ways along columns or along rows, beyond the border nothing."""
+    def _paper_layer(self, x: Tensor, step: Tensor, direction: Tensor) -> Layer:
+        """The paper's: flakes blurred both ways along columns or along rows; there is nothing beyond the border."""
         mean, deviation, zoom, thresholds, taps, sigmas, mixes = LEVELS[(self.level or 1) - 1]
-        share = (step - 1) / max(self.steps - 1, 1)
-        threshold, sigma, mix = (start * (1 - share) + end * share for start, end in (thresholds, sigmas, mixes))
+        fraction = (step - 1) / max(self.steps - 1, 1)
+        ends = (thresholds, sigmas, mixes)
+        threshold, sigma, mix = (start * (1 - fraction) + end * fraction for start, end in ends)
         half = taps // 2
         along = torch.arange(-half, half + 1, device=x.device)
         upright = (direction > 0.5)[:, None].long()
@@ -188,23 +186,23 @@ class Snow(Degradation):
             start, pitch, last = _geometry(size, zoom)
             # The enlarged field is trimmed on both sides, unlike ImageNet-C's.
             pixels = torch.arange(size, device=x.device) + (last + 1 - size) // 2
-            axis = _interpolation(start + pitch * pixels.double(), _crop(size, LEAST_ZOOM)[1])
-            axes.append(F.pad(axis, (0, 0, 0, _canvas(size + half) - size)).expand(len(x), -1, -1))
+            axis = _interpolation(start + pitch * pixels.double(), _crop(size, MIN_ZOOM)[1])
+            axes.append(F.pad(axis, (0, 0, 0, _fft_size(size + half) - size)).expand(len(x), -1, -1))
         rows, columns = axes
         weights = torch.softmax(-along.square() / (2 * sigma[:, None].square()), 1)
-        still, down, right = torch.ones_like(step), along * upright, along * (1 - upright)
-        soft = step.frac() * (1 - step.frac()) * 4 * (thresholds[0] - thresholds[1]) / max(self.steps - 1, 1)
-        return Layer(mean * still, deviation * still, threshold, soft, mix, rows, columns, weights, down, right)
+        one, down, right = torch.ones_like(step), along * upright, along * (1 - upright)
+        softness = step.frac() * (1 - step.frac()) * 4 * (thresholds[0] - thresholds[1]) / max(self.steps - 1, 1)
+        return Layer(mean * one, deviation * one, threshold, softness, mix, rows, columns, weights, down, right)
 
 
 def _render(layer: Layer, flakes: Tensor, size: torch.Size) -> Tensor:
-    """The layers S (B, H, W) in [0, 1] of fields (B, h, w): enlarged, cut at the threshold, blurred along the line."""
+    """The layers S (B, H, W) in [0, 1] of fields (B, h, w): enlarged, thresholded, blurred along the line."""
     mean, deviation, threshold, softness = (value.to(flakes)[:, None, None] for value in layer[:4])
     field = layer.rows.to(flakes) @ (mean + deviation * flakes) @ layer.columns.to(flakes).mT
     shown = (field - threshold).mul_(1 / softness.clamp(min=1e-6)).add_(0.5).clamp_(0, 1)
     canvas = field.clamp_(max=1).mul_(shown)
     height, width = canvas.shape[-2:]
-    # Products of spectra, so that a blur of 25 taps in a direction of its own costs what any other does.
+    # By Fourier transforms, so that the cost does not depend on the number of taps or on the direction.
     at = layer.down % height * width + layer.right % width
     kernel = flakes.new_zeros(len(flakes), height * width).scatter_add_(1, at, layer.taps.to(flakes))
     spectrum = torch.fft.rfft2(canvas) * torch.fft.rfft2(kernel.view_as(canvas))
@@ -214,32 +212,32 @@ def _render(layer: Layer, flakes: Tensor, size: torch.Size) -> Tensor:
 def _interpolation(at: Tensor, size: int) -> Tensor:
     """Linear interpolation of ``size`` values at the positions ``at`` (..., n): weights (..., n, size)."""
     below = at.floor().clamp(0, size - 1)
-    share = (at - below)[..., None]
+    fraction = (at - below)[..., None]
     above = (below + 1).clamp(max=size - 1)
-    weights = at.new_zeros(*at.shape, size).scatter_(-1, below.long()[..., None], 1 - share)
-    return weights.scatter_add_(-1, above.long()[..., None], share)
+    weights = at.new_zeros(*at.shape, size).scatter_(-1, below.long()[..., None], 1 - fraction)
+    return weights.scatter_add_(-1, above.long()[..., None], fraction)
 
 
-def _canvas(size: int) -> int:
-    """The least side of a canvas that Fourier transforms are fast at: no prime factor above 5."""
+def _fft_size(size: int) -> int:
+    """The next size with fast Fourier transforms: no prime factor above 5."""
     return next(n for n in range(size, 2 * size) if 30**24 % n == 0)
 
 
 def _crop(size: int, zoom: float) -> tuple[int, int]:
-    """The first of the pixels in the middle of an axis that are enlarged to fill it, and their number."""
+    """The first index and the number of the pixels in the middle of an axis that are enlarged to fill it."""
     length = math.ceil(size / zoom)
     return (size - length) // 2, length
 
 
 def _geometry(size: int, zoom: float) -> tuple[float, float, float]:
-    """Where the enlarged axis begins in the drawn field, its pitch, and its last pixel: SciPy's zoom, ends to ends."""
+    """The start of the enlarged axis in the field, its pitch, and its last pixel, as in SciPy's zoom (ends to ends)."""
     start, length = _crop(size, zoom)
     last = round(length * zoom) - 1
-    return start - _crop(size, LEAST_ZOOM)[0], (length - 1) / max(last, 1), last
+    return start - _crop(size, MIN_ZOOM)[0], (length - 1) / max(last, 1), last
 
 
 def _severity_table(height: int, width: int) -> Tensor:
-    """One row a severity, float64: mean, deviation, threshold, mix; the blur's taps; the geometry of both axes."""
+    """One row per severity, float64: mean, deviation, threshold, mix; the blur's taps; the geometry of both axes."""
     longest = 2 * max(row[4] for row in SEVERITIES) + 1
     rows = []
     for mean, deviation, zoom, threshold, radius, sigma, mix in SEVERITIES:

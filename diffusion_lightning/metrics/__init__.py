@@ -1,18 +1,25 @@
-"""Scores: how near restored images are to the clean ones, how near a set of images is to the data, and likelihoods."""
+"""Metrics: distances of restored images from clean ones, distances between sets of images, and likelihoods."""
 
 from diffusion_lightning.metrics.digits import DigitsClassifier
-from diffusion_lightning.metrics.fid import FrechetDistances, Inception
+from diffusion_lightning.metrics.fid import FrechetDistances, InceptionV3
+from diffusion_lightning.metrics.kid import KID
 from diffusion_lightning.metrics.likelihood import bits_per_dimension, dequantize, flow_log_likelihood
-from diffusion_lightning.metrics.restoration import RestorationScores
-from diffusion_lightning.metrics.variational import variational_bound
+from diffusion_lightning.metrics.lpips import LPIPS
+from diffusion_lightning.metrics.restoration import PSNR, RMSE, SSIM, restoration_metrics
+from diffusion_lightning.metrics.variational_bound import variational_bound
 
 __all__ = [
+    "KID",
+    "LPIPS",
+    "PSNR",
+    "RMSE",
+    "SSIM",
     "DigitsClassifier",
     "FrechetDistances",
-    "Inception",
-    "RestorationScores",
+    "InceptionV3",
     "bits_per_dimension",
     "dequantize",
     "flow_log_likelihood",
+    "restoration_metrics",
     "variational_bound",
 ]

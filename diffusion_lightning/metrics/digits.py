@@ -1,24 +1,24 @@
-"""Features for FID on handwritten digits with no download: a small classifier, trained in seconds and cached."""
+"""Features for FID on handwritten digits without a download: a small classifier, trained in seconds and cached."""
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_lightning.datasets.digits import DigitsDataset
-from diffusion_lightning.images import from_uint8
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.core.images import atomic_write, from_uint8
+from diffusion_lightning.core.rng import keyed_generator
+from diffusion_lightning.data.digits import DigitsDataset
 
 SIZE = 16
-"""The side in pixels that the classifier sees."""
+"""The side in pixels to which the classifier resizes images."""
 
 
 class DigitsClassifier(nn.Module):
     """A convolutional classifier of the embedded digits; its last hidden layer gives the features.
 
-    Its score is called ``fid_digits``: it is no Inception-v3 and its numbers compare only with themselves.
+    Its score is called ``fid_digits``: it is not the FID of Inception-v3, and its values can be compared only with each
+    other.
 
     Args:
         epochs: Passes over the 1,438 training digits.
@@ -31,7 +31,7 @@ class DigitsClassifier(nn.Module):
         super().__init__()
         self.epochs = epochs
         self.trained = False
-        # Only the draws of the initial weights: the run's random state stays as it is.
+        # The seed of the initial weights alone: the run's random state stays as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_generator("digits classifier").initial_seed())
             self.body = nn.Sequential(
@@ -56,7 +56,7 @@ class DigitsClassifier(nn.Module):
         return self.head(self(images))
 
     def prepare(self, cache_dir: str) -> None:
-        """Load the weights from the cache, or train them and fill it."""
+        """Load the weights from the cache, or train them and write them there."""
         if self.trained:
             return
         path = Path(cache_dir) / f"digits_classifier_{self.epochs}.pt"
@@ -64,10 +64,7 @@ class DigitsClassifier(nn.Module):
             self.load_state_dict(torch.load(path, weights_only=True))
         else:
             self._train()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            torch.save(self.state_dict(), partial)
-            partial.replace(path)
+            atomic_write(path, lambda partial: torch.save(self.state_dict(), partial))
         self.trained = True
 
     @torch.inference_mode(False)

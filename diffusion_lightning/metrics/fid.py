@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of images in a network's features (FID, 1706.08500)."""
+"""The Fréchet distance between two sets of images in a network's features (FID, Heusel et al., 1706.08500)."""
 
 import warnings
 from typing import Self
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from diffusion_lightning.images import to_uint8
+from diffusion_lightning.core.images import to_uint8
 
 
-class Inception(nn.Module):
-    """The Inception-v3 of the original FID (torch-fidelity's port), fed with uint8 images of 1, 3 or 4 channels.
+class InceptionV3(nn.Module):
+    """The Inception-v3 of the original FID (torch-fidelity's port), for uint8 images of 1, 3 or 4 channels.
 
-    Grey images are repeated to RGB and alpha is left out. The weights are loaded at the first use.
+    Grey images are repeated to RGB and alpha is dropped. The weights are loaded at the first use.
 
     Args:
         weights_path: The file ``pt_inception-2015-12-05-6726825d.pth``; downloaded if None.
@@ -32,7 +32,7 @@ class Inception(nn.Module):
         """Load the weights.
 
         Raises:
-            FileNotFoundError: They are not where ``weights_path`` says, or cannot be downloaded.
+            FileNotFoundError: They are not at ``weights_path``, or cannot be downloaded.
         """
         if self.network is not None:
             return
@@ -41,7 +41,7 @@ class Inception(nn.Module):
         except (URLError, OSError, ModuleNotFoundError) as error:
             raise FileNotFoundError(
                 f"FID needs the weights of Inception-v3 ({error}): download pt_inception-2015-12-05-6726825d.pth where "
-                "there is a network and name it by the callback's features.init_args.weights_path, "
+                "there is a network and give its path as the callback's features.init_args.weights_path, "
                 "or choose other features"
             ) from error
         self.network = metric.inception.eval().requires_grad_(False)
@@ -54,25 +54,25 @@ class Inception(nn.Module):
 
 
 class FrechetDistances:
-    """Distances of several sets of images from one set of real ones; the features of the real ones are taken once.
+    """Distances of several sets of images from one set of real ones; the features of the real ones are computed once.
 
     Args:
-        features: Any module from uint8 images (B, C, H, W) to features (B, num_features). It is kept frozen, in eval
+        features: Any module from uint8 images (B, C, H, W) to features (B, num_features). It stays frozen, in eval
             mode, and belongs to no module whose weights are trained, averaged or saved.
-        names: The sets.
+        names: The names of the sets.
 
     Raises:
-        ValueError: The features do not say their ``num_features``.
+        ValueError: The features have no attribute ``num_features``.
     """
 
     def __init__(self, features: nn.Module, names: list[str]) -> None:
         number = getattr(features, "num_features", None)
         if not isinstance(number, int):
             raise ValueError(
-                f"the features {type(features).__name__} need an attribute num_features: the length of their output"
+                f"the features {type(features).__name__} need an attribute num_features, the length of their output"
             )
         self.features = features.eval().requires_grad_(False)
-        self.distances = {name: FrechetInceptionDistance(_Given(number)) for name in names}
+        self.distances = {name: FrechetInceptionDistance(Precomputed(number)) for name in names}
 
     def to(self, device: torch.device) -> Self:
         """Move the features and the statistics."""
@@ -85,26 +85,26 @@ class FrechetDistances:
     def update_real(self, images: Tensor) -> None:
         """Add real images (B, C, H, W) in [-1, 1]."""
         if len(images):
-            given = self._extract(images)
+            precomputed = self._features_of(images)
             for distance in self.distances.values():
-                distance.update(given, real=True)
+                distance.update(precomputed, real=True)
 
     @torch.no_grad()
     def update(self, name: str, images: Tensor) -> None:
         """Add images (B, C, H, W) in [-1, 1] to the set of this name."""
         if len(images):
-            self.distances[name].update(self._extract(images), real=False)
+            self.distances[name].update(self._features_of(images), real=False)
 
     def compute(self) -> dict[str, Tensor]:
-        """The distance of each set, over all ranks; NaN where it is undefined, of fewer than two images."""
+        """The distance of each set, over all ranks; NaN for fewer than two images."""
         return {name: _compute(distance) for name, distance in self.distances.items()}
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Remove all images."""
         for distance in self.distances.values():
             distance.reset()
 
-    def _extract(self, images: Tensor) -> Tensor:
+    def _features_of(self, images: Tensor) -> Tensor:
         return self.features(to_uint8(images)).float().flatten(1)
 
 
@@ -118,12 +118,13 @@ def _compute(distance: FrechetInceptionDistance) -> Tensor:
         return torch.tensor(torch.nan, device=distance.device)
 
 
-class _Given(nn.Module):
-    """Stands for the network where the features are given already."""
+class Precomputed(nn.Module):
+    """Replaces the network of torchmetrics' distances where the features are computed already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
-    def forward(self, given: Tensor) -> Tensor:
-        return given.flatten(1)[:, : self.num_features]
+    def forward(self, features: Tensor) -> Tensor:
+        """The features (B, num_features) themselves."""
+        return features.flatten(1)[:, : self.num_features]

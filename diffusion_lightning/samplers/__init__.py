@@ -1,12 +1,12 @@
-"""Samplers: rules that walk from a degraded image to a clean one. ``base.py`` holds the walk, each rule is (κ, ζ)."""
+"""Samplers: from x_1 to x_0, step by step. ``base.py`` has the loop; each sampler is a pair (κ, ζ) or a step."""
 
 from diffusion_lightning.samplers.annealed import ConsistentAnnealed, Momentum
-from diffusion_lightning.samplers.base import Sampler, Step, Walk
+from diffusion_lightning.samplers.base import Sampler, SamplerState, Step
 from diffusion_lightning.samplers.cold import Cold, Direct, Naive
 from diffusion_lightning.samplers.ddim import DDIM, DDPM, ProbabilityFlow
-from diffusion_lightning.samplers.grids import Even, Quadratic, Rho, TimeGrid
 from diffusion_lightning.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffusion_lightning.samplers.second_order import Heun, Multistep
+from diffusion_lightning.samplers.spacing import KarrasSpacing, QuadraticSpacing, StepSpacing, UniformSpacing
 
 __all__ = [
     "DDIM",
@@ -15,17 +15,17 @@ __all__ = [
     "Cold",
     "ConsistentAnnealed",
     "Direct",
-    "Even",
     "Heun",
+    "KarrasSpacing",
     "Momentum",
     "Multistep",
     "Naive",
     "PredictorCorrector",
     "ProbabilityFlow",
-    "Quadratic",
-    "Rho",
+    "QuadraticSpacing",
     "Sampler",
+    "SamplerState",
     "Step",
-    "TimeGrid",
-    "Walk",
+    "StepSpacing",
+    "UniformSpacing",
 ]

@@ -1,183 +1,182 @@
-"""The walk that every sampler shares: x_s = D_s(x̂_0) + κ (x_t − D_t(x̂_0)) + ζ η, from t down to s = 0."""
+"""The loop that all samplers share: x_s = D_s(x̂_0) + κ (x_t − D_t(x̂_0)) + ζ η, from t_start to s = 0."""
 
-import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffusion_lightning import rng
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.arguments import KeepsArguments
+from diffusion_lightning.core.types import DenoiseFn, Generators, Params, Prediction, as_prediction
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.samplers.grids import Even, TimeGrid
-from diffusion_lightning.types import Denoise, Estimate, Generators, Params, as_estimate
+from diffusion_lightning.samplers.spacing import StepSpacing, UniformSpacing
 
 
 class Step(NamedTuple):
-    """One point of a walk: the time t, the image x_t there, and the restorer's x̂_0 (at t = 0 the image itself)."""
+    """One point of a trajectory: the time t, the image x_t, and the prediction x̂_0 (at t = 0 the image itself)."""
 
     t: float
     x: Tensor
     x0: Tensor
 
 
-class Walk:
-    """What the steps of one walk share: the restorer, the degradation with its draws, and the generator.
+class SamplerState:
+    """What the steps of one trajectory share: the denoiser, the degradation with its parameters, and the generator.
 
     Args:
-        denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0.
-        degradation: What the images went through.
-        params: Its draws, held over the walk.
-        generator: Of the noise that steps add.
-        holds_noise: Whether steps apply to the full forward D_t + σ_t z, instead of to the operator alone.
-        steps: N, how many steps the walk has.
+        denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0.
+        degradation: The degradation of the images.
+        params: Its random parameters, kept along the trajectory.
+        generator: For the noise that steps add.
+        fixed_noise: Whether steps use the full forward D_t + σ_t z instead of the operator D_t alone.
+        steps: N, the number of steps of the trajectory.
 
     Attributes:
-        previous: The step before, for rules that look back.
+        previous: The previous step, for multistep samplers.
     """
 
     def __init__(
         self,
-        denoise: Denoise,
+        denoise_fn: DenoiseFn,
         degradation: Degradation,
         params: Params,
         generator: Generators,
-        holds_noise: bool = False,
+        fixed_noise: bool = False,
         steps: int = 1,
     ) -> None:
-        self.denoise = denoise
+        self.predict = as_prediction(denoise_fn)
         self.degradation = degradation
         self.params = params
         self.generator = generator
         self.steps = steps
-        self.forward = degradation if holds_noise else degradation.operator
+        self.forward = degradation if fixed_noise else degradation.operator
         self.previous: Step | None = None
 
-    def guess(self, x: Tensor, t: float) -> Estimate:
-        """x̂_0 of the images x at the time t: one network call."""
-        estimate = as_estimate(self.denoise(x, _times(x, t)))
-        return estimate._replace(x0=estimate.x0.to(x.dtype))
+    def predict_x0(self, x: Tensor, t: float) -> Prediction:
+        """The prediction of x_0 from the images x at the time t: one network function evaluation."""
+        prediction = self.predict(x, _expand_time(x, t))
+        return prediction._replace(x0=prediction.x0.to(x.dtype))
 
-    def seen(self, x0: Tensor, t: float) -> Tensor:
-        """What the walk's forward makes of clean images at t."""
-        return self.forward(x0, _times(x0, t), self.params) if t > 0 else x0
+    def degrade(self, x0: Tensor, t: float) -> Tensor:
+        """D_t(x_0), with σ_t z if the sampler uses fixed noise."""
+        return self.forward(x0, _expand_time(x0, t), self.params) if t > 0 else x0
 
-    def move(self, x: Tensor, x0: Tensor, t: float, s: float, kappa: float | Tensor, zeta: float | Tensor) -> Tensor:
+    def transition(
+        self, x: Tensor, x0: Tensor, t: float, s: float, kappa: float | Tensor, zeta: float | Tensor
+    ) -> Tensor:
         """D_s(x̂_0) + κ (x − D_t(x̂_0)) + ζ η; κ and ζ are numbers, or tensors that broadcast to x."""
-        ahead = self.seen(x0, s)
+        x_next = self.degrade(x0, s)
         if not isinstance(kappa, float) or kappa:
-            ahead = ahead + kappa * (x - self.seen(x0, t))
+            x_next = x_next + kappa * (x - self.degrade(x0, t))
         if not isinstance(zeta, float) or zeta:
-            ahead = ahead + zeta * rng.normal(x.shape, self.generator, like=x)
-        return ahead
+            x_next = x_next + zeta * rng.normal(x.shape, self.generator, like=x)
+        return x_next
 
 
-class Sampler(ABC):
-    """A rule that walks from x_1 to x_0: two numbers a step, κ(t, s) and ζ(t, s).
+class Sampler(KeepsArguments, ABC):
+    """A rule from x_1 to x_0: two numbers per step, κ(t, s) and ζ(t, s).
 
     Args:
-        steps: Steps of a walk, a network call each; the degradation's own T if None.
-        grid: Where in t the steps lie; evenly if None.
+        steps: Number of sampling steps; the degradation's own T if None.
+        spacing: The times of the steps; equally spaced if None.
     """
 
-    holds_noise: bool = False
-    """Whether the rule is applied to the full forward D_t + σ_t z with z held, instead of to the operator alone."""
+    fixed_noise: bool = False
+    """Whether the rule uses the full forward D_t + σ_t z with fixed z, instead of the operator alone."""
 
-    calls_per_step: int = 1
-    """The most network calls of one step."""
+    nfe_per_step: int = 1
+    """The maximum number of network function evaluations (NFE) of one step."""
 
-    def __init__(self, steps: int | None = None, grid: TimeGrid | None = None) -> None:
+    def __init__(self, steps: int | None = None, spacing: StepSpacing | None = None) -> None:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"steps={steps!r}: a walk has at least 1 step, a network call each")
+            raise ValueError(f"steps={steps!r}: the number of sampling steps must be an integer of at least 1")
         self.steps = steps
-        self.grid = grid or Even()
-
-    def with_steps(self, steps: int | None) -> Self:
-        """The same rule with another number of steps, or this one if None."""
-        if steps is None:
-            return self
-        changed = copy.copy(self)
-        Sampler.__init__(changed, steps, self.grid)
-        return changed
+        self.spacing = spacing or UniformSpacing()
 
     @abstractmethod
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """κ and ζ of the step from t to s."""
 
     def check(self, degradation: Degradation) -> None:
-        """Raise a ``ValueError`` that names the remedy where the rule is not defined for this degradation."""
+        """Check that the sampler is defined for this degradation.
 
-    def times(self, degradation: Degradation, start: float = 1.0) -> list[float]:
-        """The times of the walk, from ``start`` to 0."""
-        return self.grid.times(degradation, self.steps or max(1, round(degradation.steps * start)), start)
+        Raises:
+            ValueError: It is not; the message names the remedy.
+        """
 
-    def step(self, walk: Walk, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
-        """x̂_0 at t, and x_s: one step of the walk. Rules of more than (κ, ζ) override this."""
-        x0 = walk.guess(x, t).x0
-        return x0, walk.move(x, x0, t, s, *self.coefficients(walk.degradation, t, s))
+    def times(self, degradation: Degradation, t_start: float = 1.0) -> list[float]:
+        """The times of the trajectory, from ``t_start`` to 0."""
+        steps = self.steps or max(1, round(degradation.steps * t_start))
+        return self.spacing.times(degradation, steps, t_start)
+
+    def step(self, state: SamplerState, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
+        """x̂_0 at t, and x_s. Samplers that are more than (κ, ζ) override this."""
+        x0 = state.predict_x0(x, t).x0
+        return x0, state.transition(x, x0, t, s, *self.coefficients(state.degradation, t, s))
 
     @torch.no_grad()
     def trajectory(
         self,
-        denoise: Denoise,
+        denoise_fn: DenoiseFn,
         degradation: Degradation,
         x: Tensor,
         params: Params | None = None,
         generator: Generators = None,
-        start: float = 1.0,
+        t_start: float = 1.0,
     ) -> Iterator[Step]:
-        """Walk and yield every point: one ``Step`` for each time of the walk, the last at t = 0.
+        """Sample and yield one ``Step`` per time of the trajectory, the last at t = 0.
 
         Args:
-            denoise: The restorer, (x_t (B, C, H, W), t (B,)) → x̂_0.
-            degradation: What the images went through.
-            x: The images at ``start``, (B, C, H, W).
-            params: The degradation's draws, held over the walk; a missing noise counts as 0.
-            generator: For samplers that add noise: one generator, or one an image.
-            start: The severity of x, in (0, 1].
+            denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0.
+            degradation: The degradation of the images.
+            x: The images at ``t_start``, (B, C, H, W).
+            params: The random parameters of the degradation, kept along the trajectory; a missing noise counts as 0.
+            generator: For samplers that add noise: one generator, or one per image.
+            t_start: The severity of x, in (0, 1].
 
         Raises:
-            ValueError: The start is outside (0, 1], or the rule is not defined for this degradation.
+            ValueError: ``t_start`` is outside (0, 1], or the sampler is not defined for this degradation.
         """
-        if not 0 < start <= 1:
-            raise ValueError(f"start={start}: a walk starts at a severity in (0, 1]")
+        if not 0 < t_start <= 1:
+            raise ValueError(f"t_start={t_start}: sampling starts at a severity in (0, 1]")
         self.check(degradation)
         params = dict(params or {})
-        if self.holds_noise and degradation.noisy:
+        if self.fixed_noise and degradation.noisy:
             params.setdefault("noise", torch.zeros_like(x))
-        times = self.times(degradation, start)
-        walk = Walk(denoise, degradation, params, generator, self.holds_noise, len(times) - 1)
+        times = self.times(degradation, t_start)
+        state = SamplerState(denoise_fn, degradation, params, generator, self.fixed_noise, len(times) - 1)
         for t, s in itertools.pairwise(times):
-            x0, ahead = self.step(walk, x, t, s)
-            walk.previous = Step(t, x, x0)
-            yield walk.previous
-            x = ahead
+            x0, x_next = self.step(state, x, t, s)
+            state.previous = Step(t, x, x0)
+            yield state.previous
+            x = x_next
         yield Step(0.0, x, x)
 
     def __call__(
         self,
-        denoise: Denoise,
+        denoise_fn: DenoiseFn,
         degradation: Degradation,
         x: Tensor,
         params: Params | None = None,
         generator: Generators = None,
-        start: float = 1.0,
+        t_start: float = 1.0,
         on_step: Callable[[Step], None] | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Walk to x_0; the arguments are those of ``trajectory``.
+        """Sample x_0 from x; the other arguments are those of ``trajectory``.
 
         Args:
             on_step: Called with every ``Step``.
             progress: Whether to show a progress bar.
         """
-        walk: Iterable[Step] = self.trajectory(denoise, degradation, x, params, generator, start)
+        steps: Iterable[Step] = self.trajectory(denoise_fn, degradation, x, params, generator, t_start)
         if progress:
-            walk = track(walk, type(self).__name__, total=len(self.times(degradation, start)))
-        for step in walk:
+            steps = track(steps, type(self).__name__, total=len(self.times(degradation, t_start)))
+        for step in steps:
             if on_step is not None:
                 on_step(step)
         return step.x
@@ -193,11 +192,16 @@ def alpha_at(degradation: Degradation, t: float) -> float:
     return degradation.alpha(torch.tensor([t], dtype=torch.float64)).item()
 
 
-def flow_kappa(degradation: Degradation, t: float, s: float) -> float:
-    """σ_s/σ_t with 0/0 := 1: how much of the residual the probability flow keeps from t to s."""
+def noise_level_at(degradation: Degradation, t: float) -> float:
+    """σ_t/α_t in float64, or σ_t for a degradation without α_t."""
+    return degradation.noise_level(torch.tensor([t], dtype=torch.float64)).item()
+
+
+def sigma_ratio(degradation: Degradation, t: float, s: float) -> float:
+    """σ_s/σ_t with 0/0 := 1: the fraction of the residual that the probability flow keeps from t to s."""
     sigma_t = sigma_at(degradation, t)
     return sigma_at(degradation, s) / sigma_t if sigma_t > 0 else 1.0
 
 
-def _times(x: Tensor, t: float) -> Tensor:
+def _expand_time(x: Tensor, t: float) -> Tensor:
     return torch.full((len(x),), t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)

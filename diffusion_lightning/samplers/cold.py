@@ -1,15 +1,15 @@
-"""The samplers of Cold Diffusion (2208.09392): one restoration, Algorithm 1 and Algorithm 2. They hold the noise."""
+"""The samplers of Cold Diffusion (2208.09392): one step, Algorithm 1 and Algorithm 2. They use fixed noise."""
 
-from typing import Self
+from typing import Any, Self
 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.samplers.base import Sampler
 
 
 class Naive(Sampler):
-    """Algorithm 1: degrade the restored image a little less, x_s = D_s(x̂_0). κ = 0."""
+    """Algorithm 1: degrade the prediction a little less, x_s = D_s(x̂_0). κ = 0."""
 
-    holds_noise = True
+    fixed_noise = True
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(0, 0)."""
@@ -17,23 +17,23 @@ class Naive(Sampler):
 
 
 class Direct(Naive):
-    """The restorer's first guess x̂_0, in one step."""
+    """The first prediction x̂_0, in one step."""
 
     def __init__(self) -> None:
         super().__init__(steps=1)
 
-    def with_steps(self, steps: int | None) -> Self:
-        """This one: a single step has no other number."""
+    def replace(self, **changes: Any) -> Self:
+        """Itself: it has one step whatever ``steps`` says, and no other argument."""
         return self
 
 
 class Cold(Sampler):
-    """Algorithm 2: x_s = x_t − D_t(x̂_0) + D_s(x̂_0), immune to first order to errors of the restorer. κ = 1.
+    """Algorithm 2: x_s = x_t − D_t(x̂_0) + D_s(x̂_0), insensitive to first order to errors of the denoiser. κ = 1.
 
     For Gaussian noise this is the paper's "fixed noise".
     """
 
-    holds_noise = True
+    fixed_noise = True
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(1, 0)."""

@@ -7,8 +7,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lightning.conditioning.vocabulary import frequent_words, split
-from diffusion_lightning.denoisers.encoder import Encoder
+from diffusion_lightning.conditioning.tokenizers import frequent_words, split
+from diffusion_lightning.networks.classifier import UNetClassifier
 
 
 class Judge(nn.Module):
@@ -25,7 +25,7 @@ class Judge(nn.Module):
     def __init__(self, captions: list[str], channels: int = 3, dim: int = 64) -> None:
         super().__init__()
         self.numbers = {word: place for place, word in enumerate(frequent_words(captions, 10_000))}
-        self.picture = Encoder(dim, channels, width=16, multipliers=[1, 2, 4], blocks=1, dropout=0.1)
+        self.picture = UNetClassifier(dim, channels, width=16, multipliers=[1, 2, 4], blocks=1, dropout=0.1)
         self.words = nn.EmbeddingBag(len(self.numbers), dim, mode="sum")
         self.temperature = nn.Parameter(torch.tensor(2.0))
 

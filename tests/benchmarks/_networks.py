@@ -6,7 +6,7 @@ from denoising_diffusion_pytorch import Unet as LucidrainsUnet
 from diffusers import UNet2DModel
 from torch import nn
 
-from diffusion_lightning.denoisers import Adapter, UNet
+from diffusion_lightning.networks import Adapter, UNet
 
 TOLERANCE = 0.02
 SIZES = ("small", "large")  # 1.3 M and 5.6 M parameters

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from diffusion_lightning import RestorationModule
-from diffusion_lightning.cli import main
-from diffusion_lightning.conditioning import DegradedClassifier
+from diffusion_lightning.commands.cli import main
+from diffusion_lightning.modules import DegradedClassifier
 
 
 def checkpoint(name: str, kind: type = RestorationModule) -> str:

@@ -16,20 +16,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_lightning.datasets import DigitsDataset
-from diffusion_lightning.degradations import (
-    Animorphosis,
-    Compose,
-    Degradation,
-    Desaturate,
-    Fade,
-    GaussianBlur,
-    GaussianNoise,
-    Pixelate,
-    Snow,
-    Transform,
-)
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.data.digits import DigitsDataset
+from diffusion_lightning.degradations import Animorphosis, Compose, Degradation, Desaturate, Fade, GaussianBlur, GaussianNoise, Pixelate, Snow, Transform
+from diffusion_lightning.core.rng import keyed_generator
 
 BATCH, ROUNDS, BUDGET = 32, 5, 0.05
 MOTION, FIXED = "kornia.filters.motion_blur", {"kernel_size": 5, "direction": 0.0}

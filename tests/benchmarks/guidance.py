@@ -16,9 +16,9 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from diffusion_lightning import RestorationModule
-from diffusion_lightning.conditioning import ClassifierFree, ClassifierGuidance, Guidance
+from diffusion_lightning.guidance import ClassifierFreeGuidance, ClassifierGuidance, Guidance
 from diffusion_lightning.data import Digits
-from diffusion_lightning.images import to_uint8
+from diffusion_lightning.core.images import to_uint8
 from diffusion_lightning.metrics import DigitsClassifier, FrechetDistances
 
 SCALES = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
@@ -54,7 +54,7 @@ def main() -> None:
     rules: list[tuple[str, RestorationModule, Guidance | None, bool]] = [
         ("flow.yaml: no labels", free, None, False),
         ("told nothing", told, None, False),
-        *((f"told, scale {scale:g}", told, ClassifierFree(scale), True) for scale in SCALES),
+        *((f"told, scale {scale:g}", told, ClassifierFreeGuidance(scale), True) for scale in SCALES),
         *(
             (f"flow.yaml, classifier, scale {scale:g}", free, ClassifierGuidance(classifier(), scale), True)
             for scale in CLASSIFIER_SCALES
@@ -62,16 +62,16 @@ def main() -> None:
     ]
     table = Table("model", "shows the digit asked for", f"fid_digits of {options.images}")
     curve = []
-    for name, model, guidance, asked in track(rules):
-        images = generate(model, guidance, labels if asked else None, options.images)
+    for name, model, guidance, build_condition in track(rules):
+        images = generate(model, guidance, labels if build_condition else None, options.images)
         seen = torch.as_tensor(judge.predict((to_uint8(images) / 127.5 - 1).flatten(1)))
         distance.reset()
         distance.update_real(held_out)
         distance.update("generated", images)
-        agreement = (seen == labels).double().mean().item() if asked else None
+        agreement = (seen == labels).double().mean().item() if build_condition else None
         score = distance.compute()["generated"].item()
         table.add_row(name, "" if agreement is None else f"{agreement:.1%}", f"{score:.1f}")
-        if isinstance(guidance, ClassifierFree) and agreement is not None:
+        if isinstance(guidance, ClassifierFreeGuidance) and agreement is not None:
             curve.append((guidance.scale, agreement, score))
     right = (torch.as_tensor(judge.predict(held_out.flatten(1))) == answers["val"]).double().mean()
     Console(width=120).print(table, f"The judge is right about {right:.1%} of the held-out digits.")

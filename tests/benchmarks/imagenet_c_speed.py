@@ -15,10 +15,10 @@ from rich.table import Table
 from diffusion_lightning.degradations import ImageNetC
 from diffusion_lightning.degradations.corruptions.source import corrupt, load
 from diffusion_lightning.degradations.imagenet_c import NAMES
-from diffusion_lightning.images import to_uint8
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.core.images import to_uint8
+from diffusion_lightning.core.rng import keyed_generator
 
-SEVERITY, SIZE, BATCH, SECONDS, LEAST = 3, 64, 32, 0.2, 4
+SEVERITY, SIZE, BATCH, SECONDS, MIN_FRACTION = 3, 64, 32, 0.2, 4
 
 
 def seconds(function, budget: float) -> float:
@@ -64,7 +64,7 @@ def main() -> None:
     table.title = f"images/s at {SIZE} px, batch {BATCH}, one thread"
     Console(width=100).print(table)
     slow = [name for name, ratio in ratios.items() if ratio < 1]
-    if slow or statistics.median(ratios.values()) < LEAST:
+    if slow or statistics.median(ratios.values()) < MIN_FRACTION:
         raise SystemExit(f"slower than the package: {slow}; median ratio {statistics.median(ratios.values()):.1f}")
 
 

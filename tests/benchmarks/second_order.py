@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from samplers.mixtures import degraded_mixture
+from helpers.mixtures import degraded_mixture
 from samplers.test_order import CASES, HIGH, Inner
 
 from diffusion_lightning.samplers import Heun, Multistep, ProbabilityFlow, Sampler
@@ -39,8 +39,8 @@ def ends(case: str, rule: str, calls: int, pictures: int) -> torch.Tensor:
     degradation = CASES[case]()
     oracle, x, params = degraded_mixture(degradation, pictures, HIGH)
     kind, arguments = RULES[rule]
-    sampler = kind(calls // kind.calls_per_step, Inner(), **arguments)
-    *_, last = sampler.trajectory(oracle, degradation, x, params, start=HIGH)
+    sampler = kind(calls // kind.nfe_per_step, Inner(), **arguments)
+    *_, last = sampler.trajectory(oracle, degradation, x, params, t_start=HIGH)
     return last.x
 
 

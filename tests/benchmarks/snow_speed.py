@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from diffusion_lightning.degradations import Snow
-from diffusion_lightning.images import from_uint8, to_uint8
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.core.images import from_uint8, to_uint8
+from diffusion_lightning.core.rng import keyed_generator
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports names that are deprecated
     from imagecorruptions import corrupt
 
-SEVERITY, SIZE, BATCH, ROUNDS, CALLS, LEAST = 3, 128, 32, 15, 4, 4
+SEVERITY, SIZE, BATCH, ROUNDS, CALLS, MIN_FRACTION = 3, 128, 32, 15, 4, 4
 
 
 def seconds(function, threads: int) -> float:
@@ -64,8 +64,8 @@ def main() -> None:
     for name, duration in median.items():
         print(f"{name:>21}: {1e3 * duration:7.1f} ms, {BATCH / duration:5.0f} images/s, ratio {ratios[name]:.1f}")
     best = max(ratio for name, ratio in ratios.items() if name.startswith("severity"))
-    if best < LEAST:
-        raise SystemExit(f"batched snow is only {best:.1f} times faster; it must be {LEAST} times")
+    if best < MIN_FRACTION:
+        raise SystemExit(f"batched snow is only {best:.1f} times faster; it must be {MIN_FRACTION} times")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from diffusion_lightning.conditioning import ClassifierFree
-from diffusion_lightning.conditioning.vocabulary import split
+from diffusion_lightning.guidance import ClassifierFreeGuidance
+from diffusion_lightning.conditioning.tokenizers import split
 from diffusion_lightning.data import Emoji
 
 SIZE = 16
@@ -46,15 +46,15 @@ def main() -> None:
     table.add_row("the pictures themselves", *(f"{share:.0%}" for share in real))
     for name, scale in track([(name, scale) for name in options.models for scale in options.scales]):
         model = module(name)
-        model.guidance = ClassifierFree(scale)
+        model.guidance = ClassifierFreeGuidance(scale)
         shares = []
         for part, rows in chosen.values():
-            asked = [captions[part][i] for i in rows]
+            build_condition = [captions[part][i] for i in rows]
             batches = [
-                model.generate(some, 0, condition={"caption": [asked[i] for i in some.tolist()]})
-                for some in torch.arange(len(asked)).split(50)
+                model.generate(some, 0, condition={"caption": [build_condition[i] for i in some.tolist()]})
+                for some in torch.arange(len(build_condition)).split(50)
             ]
-            shares.append(found_among_ten(judge, torch.cat(batches).clamp(-1, 1), asked))
+            shares.append(found_among_ten(judge, torch.cat(batches).clamp(-1, 1), build_condition))
         table.add_row(f"{name}, scale {scale:g}", *(f"{share:.0%}" for share in shares))
     Console(width=120).print(table)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from callbacks.runs import Stored, Tiny, tiny_module, tiny_trainer
+from helpers.runs import Stored, Tiny, tiny_module, tiny_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor

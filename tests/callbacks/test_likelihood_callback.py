@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks.runs import Stored, Tiny, blur, tiny_module, tiny_trainer
+from helpers.runs import Stored, Tiny, blur, tiny_module, tiny_trainer
 from torch import Tensor
 
 from diffusion_lightning.callbacks import Likelihood, likelihood
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.metrics.likelihood import bits_per_dimension, dequantize, flow_log_likelihood, rademacher
-from diffusion_lightning.metrics.variational import variational_bound
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.metrics.variational_bound import variational_bound
+from diffusion_lightning.core.rng import per_image_generators
 
 
 def measured(root: Path, look: Likelihood, stage: str = "validate", clip: bool = False, **data) -> float:
@@ -28,12 +28,12 @@ def test_it_logs_the_mean_of_the_held_out_images(method: str, clip: bool, tmp_pa
     found = measured(tmp_path, Likelihood(7, method, steps=5, probes=2), clip=clip, batch_size=4)
     module, data = tiny_module(degradation=GaussianNoise(12), denoiser=Tiny()).eval(), Stored(10, seed=3)
 
-    def bounded(x: Tensor, t: Tensor) -> Tensor:
+    def clip_denoised(x: Tensor, t: Tensor) -> Tensor:
         return module(x, t).clamp(-1, 1)
 
-    denoise = bounded if clip else module
+    denoise = clip_denoised if clip else module
     clean = next(data.clean_images("val", 7))
-    generators = image_generators(3, range(7), "likelihood")
+    generators = per_image_generators(3, range(7), "likelihood")
     if method == "bound":
         expected = variational_bound(denoise, module.degradation, clean, generators, 5).total
     else:

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks.runs import DEBUG, QUIET, Stored, Tiny, logged_names, run, tiny_module, tiny_trainer
+from helpers.runs import DEBUG, QUIET, Stored, Tiny, logged_names, run, tiny_module, tiny_trainer
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule
-from diffusion_lightning.bounds import HybridBound
+from diffusion_lightning.objectives.hybrid_loss import HybridLoss
 from diffusion_lightning.callbacks import EMA, Likelihood
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.learned_variance import LearnedVariance
-from diffusion_lightning.parameterization import V
+from diffusion_lightning.objectives.learned_variance import LearnedVariance
+from diffusion_lightning.objectives.parameterizations import V
 
 
 class Two(nn.Module):
@@ -30,7 +30,7 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_training_with_averaged_weights_takes_both_methods(tmp_path: Path, precision: str) -> None:
-    parts = {"parameterization": LearnedVariance(V()), "loss": HybridBound(), "denoiser": Two()}
+    parts = {"parameterization": LearnedVariance(V()), "loss": HybridLoss(), "denoiser": Two()}
     module = tiny_module(degradation=GaussianNoise(10), **parts)
     before = [p.detach().clone() for p in module.parameters()]
     for method in ("flow", "bound"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lightning.conditioning import ClassEmbedding, Conditioner, Told
+from diffusion_lightning.conditioning import ClassEmbedding, Conditioner, ConditionEmbedding
 
 
 @pytest.fixture(autouse=True)
@@ -21,18 +21,18 @@ def labels(*values):
 class Both(Conditioner):
     """Heeds both parts: the label as a vector, the lengths of the captions as tokens."""
 
-    heeds = ("label", "caption")
+    condition_keys = ("label", "caption")
 
     def forward(self, condition):
         lengths = torch.tensor([[[float(len(text))]] for text in condition["caption"]])
-        return Told(condition["label"][:, None].float(), lengths)
+        return ConditionEmbedding(condition["label"][:, None].float(), lengths)
 
 
 def test_each_class_has_its_row_and_no_class_the_last():
     conditioner = ClassEmbedding(3, dim=5)
     rows = conditioner.embedding.weight
     assert rows.shape == (4, 5)
-    told = conditioner.tell(labels(2, -1, 0, 2))
+    told = conditioner.encode(labels(2, -1, 0, 2))
     assert torch.equal(told.vector, rows[[2, 3, 0, 2]])
     assert told.tokens is None
     assert rows.unique(dim=0).shape == rows.shape
@@ -40,23 +40,23 @@ def test_each_class_has_its_row_and_no_class_the_last():
 
 def test_nothing_told_is_the_label_minus_one_for_as_many_images():
     conditioner = ClassEmbedding(3)
-    assert torch.equal(conditioner.tell(None, 4).vector, conditioner.tell(labels(-1, -1, -1, -1)).vector)
-    assert conditioner.tell(None).vector.shape == (1, 64)
+    assert torch.equal(conditioner.encode(None, 4).vector, conditioner.encode(labels(-1, -1, -1, -1)).vector)
+    assert conditioner.encode(None).vector.shape == (1, 64)
 
 
 def test_rows_are_trained_by_the_images_of_their_class_and_the_last_by_those_not_told():
     conditioner = ClassEmbedding(4, dim=3)
-    conditioner.tell(labels(1, 1, -1, 3)).vector.sum().backward()
+    conditioner.encode(labels(1, 1, -1, 3)).vector.sum().backward()
     assert conditioner.embedding.weight.grad.tolist() == [[float(n)] * 3 for n in (0, 2, 0, 1, 1)]
 
 
 def test_only_what_is_heeded_must_be_there_and_is_looked_at():
-    told = ClassEmbedding(3).tell(labels(1) | {"caption": ["too", "many"]})
+    told = ClassEmbedding(3).encode(labels(1) | {"caption": ["too", "many"]})
     assert told.vector.shape == (1, 64)
-    heard = Both().tell({"caption": ["abc", ""], "label": torch.tensor([2, 7]), "other": []})
+    heard = Both().encode({"caption": ["abc", ""], "label": torch.tensor([2, 7]), "other": []})
     assert heard.vector.tolist() == [[2.0], [7.0]]
     assert heard.tokens.tolist() == [[[3.0]], [[0.0]]]
-    assert Both().tell(None, 2).vector.tolist() == [[-1.0], [-1.0]]
+    assert Both().encode(None, 2).vector.tolist() == [[-1.0], [-1.0]]
 
 
 MISSING = [
@@ -78,9 +78,9 @@ def test_a_missing_part_is_named_in_one_line(conditioner, condition, message, us
 
 def test_a_network_that_was_always_told_must_be_told():
     conditioner = ClassEmbedding(3, dropout=0)
-    assert torch.equal(conditioner.tell(labels(1)).vector, conditioner.embedding.weight[[1]])
+    assert torch.equal(conditioner.encode(labels(1)).vector, conditioner.embedding.weight[[1]])
     with pytest.raises(ValueError, match=r"ClassEmbedding was trained with dropout=0.* give a label") as error:
-        conditioner.tell(None)
+        conditioner.encode(None)
     assert "\n" not in str(error.value)
 
 
@@ -115,11 +115,11 @@ def test_data_of_more_classes_than_the_network_will_know_are_refused():
 
 
 def test_what_is_told_of_one_image_is_told_of_any_number():
-    told = Told(torch.tensor([[1.0, 2.0]]), torch.arange(6.0).view(1, 3, 2))
+    told = ConditionEmbedding(torch.tensor([[1.0, 2.0]]), torch.arange(6.0).view(1, 3, 2))
     many = told.expand(4)
     assert torch.equal(many.vector, told.vector.repeat(4, 1))
     assert torch.equal(many.tokens, told.tokens.repeat(4, 1, 1))
-    assert Told(None, told.tokens).expand(2).vector is None
+    assert ConditionEmbedding(None, told.tokens).expand(2).vector is None
     assert torch.equal(many.expand(4).vector, many.vector)
     with pytest.raises(ValueError, match="a condition of 4 images for 3: give as many, or one for all"):
         many.expand(3)

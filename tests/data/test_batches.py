@@ -8,8 +8,8 @@ from typing import Any
 import kornia.augmentation as K
 import pytest
 import torch
-from callbacks.runs import Stored, blur, tiny_module, tiny_trainer
-from data.batches import batch_of, pictures
+from helpers.runs import Stored, blur, tiny_module, tiny_trainer
+from helpers.batches import batch_of, pictures
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from diffusion_lightning import RestorationBatch
 from diffusion_lightning.data import Digits, degrade
 from diffusion_lightning.data.base import _Items
 from diffusion_lightning.degradations import Degradation, Fade
-from diffusion_lightning.images import from_uint8, to_uint8
+from diffusion_lightning.core.images import from_uint8, to_uint8
 
 
 def same(a: RestorationBatch, b: RestorationBatch) -> bool:
@@ -146,13 +146,13 @@ def test_augmentation_is_keyed_and_leaves_the_global_generator_alone() -> None:
 def test_augmentation_sees_images_on_the_unit_range_and_may_keep_them() -> None:
     seen: list[Tensor] = []
 
-    class Look(torch.nn.Module):
+    class EvaluationCallback(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             seen.append(x)
             return x
 
     images, index = pictures()
-    batch = batch_of(Stored(augmentation=[Look()]), images, index)
+    batch = batch_of(Stored(augmentation=[EvaluationCallback()]), images, index)
     torch.testing.assert_close(seen[0], images / 255)
     torch.testing.assert_close(batch.clean, from_uint8(images))
 

@@ -5,10 +5,10 @@ from typing import Any
 import kornia.augmentation as K
 import pytest
 import torch
-from callbacks.runs import Stored
-from data.batches import batch_of, pictures
+from helpers.runs import Stored
+from helpers.batches import batch_of, pictures
 
-from diffusion_lightning.images import from_uint8, to_uint8
+from diffusion_lightning.core.images import from_uint8, to_uint8
 
 
 @pytest.mark.parametrize(("crop", "rows", "columns"), [(4, (2, 6), (2, 6)), ([8, 2], (0, 8), (3, 5))], ids=str)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from diffusion_lightning.data import AFHQ, CelebA, Emoji
-from diffusion_lightning.datasets import emoji
-from diffusion_lightning.images import save_picture
+from diffusion_lightning.core.datasets import emoji
+from diffusion_lightning.core.images import save_image
 
 FACES, ANIMALS = [0x1F600, 0x1F620, 0x1F62D, 0x1F973], [0x1F400, 0x1F422, 0x1F98A]
 
@@ -20,7 +20,7 @@ def few(monkeypatch):
 
 def fill(root, names):
     for i, name in enumerate(names):
-        save_picture(torch.full((3, 20, 16), 10 * i, dtype=torch.uint8), root / name)
+        save_image(torch.full((3, 20, 16), 10 * i, dtype=torch.uint8), root / name)
 
 
 def levels(data, split):

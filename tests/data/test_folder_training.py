@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from callbacks.runs import DEBUG, QUIET, files, run, write_pictures
+from helpers.runs import DEBUG, QUIET, files, run, write_pictures
 from PIL import Image
 
 from diffusion_lightning import RestorationModule

@@ -5,16 +5,18 @@ import copy
 import pytest
 import torch
 
-from diffusion_lightning.datasets import DigitsDataset, FolderDataset, StoredPictures
+from diffusion_lightning.data.digits import DigitsDataset
+from diffusion_lightning.data.folder import FolderDataset
+from diffusion_lightning.core.datasets import InMemoryImages
 from diffusion_lightning.degradations import Animorphosis, GaussianNoise
-from diffusion_lightning.images import from_uint8, save_picture
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.images import from_uint8, save_image
+from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.samplers import DDPM
 
 
 def pictures(number=7, channels=3, size=(6, 5)):
     generator = torch.Generator().manual_seed(3)
-    return StoredPictures(torch.randint(256, (number, channels, *size), generator=generator, dtype=torch.uint8))
+    return InMemoryImages(torch.randint(256, (number, channels, *size), generator=generator, dtype=torch.uint8))
 
 
 def images(number=5, channels=3, size=(6, 5)):
@@ -22,7 +24,7 @@ def images(number=5, channels=3, size=(6, 5)):
 
 
 def drawn(degradation, x, seed=0):
-    return degradation.sample_params(x, image_generators(seed, range(len(x))))
+    return degradation.sample_params(x, per_image_generators(seed, range(len(x))))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -32,7 +34,7 @@ def test_it_is_the_noise_degradation_with_animals_for_noise(schedule):
     params = drawn(degradation, x)
     assert torch.equal(degradation(x, t, params), noise(x, t, params))
     assert not degradation.gaussian_noise
-    assert degradation.hidden_params
+    assert degradation.has_unknown_params
 
 
 def test_z_is_a_picture_of_the_second_data_set_and_all_of_them_come_up():
@@ -83,7 +85,7 @@ def test_no_more_animals_are_held_than_asked_for():
 
 def test_animals_of_several_sizes_are_read_from_a_folder(tmp_path):
     for i, size in enumerate([(6, 6), (4, 9)]):
-        save_picture(torch.full((3, *size), 100 * i, dtype=torch.uint8), tmp_path / f"{i}.png")
+        save_image(torch.full((3, *size), 100 * i, dtype=torch.uint8), tmp_path / f"{i}.png")
     held = Animorphosis(lambda: FolderDataset(tmp_path, None)).pictures(images())
     assert held.flatten(1).unique(dim=1).tolist() == [[0], [100]]
 

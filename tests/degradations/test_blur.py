@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import dense_matrix
+from helpers.oracles import dense_matrix
 from torch.nn import functional as F
 
 from diffusion_lightning.degradations import GaussianBlur
@@ -178,7 +178,7 @@ def test_between_two_grid_points_the_spectrum_is_interpolated(padding):
     """The matrix along an axis is the mean of the two neighbours' halfway between them."""
     blur = GaussianBlur(10, 5, 1.0, "constant", padding)
     like, t = torch.empty(0, dtype=torch.float64), torch.tensor([0.3, 0.35, 0.4], dtype=torch.float64)
-    before, half, after = blur.increments(9, t, like)
+    before, half, after = blur.matrix_minus_identity(9, t, like)
     assert torch.allclose(half, (before + after) / 2, rtol=0, atol=1e-14)
 
 
@@ -213,7 +213,7 @@ def test_final_mean_ends_at_the_mean_of_each_channel_and_changes_only_the_last_s
 def test_the_last_step_of_final_mean_is_interpolated_along_each_axis():
     blur = GaussianBlur(10, 5, final_mean=True)
     like = torch.empty(0, dtype=torch.float64)
-    before, quarter, end = blur.increments(8, torch.tensor([0.9, 0.925, 1.0], dtype=torch.float64), like)
+    before, quarter, end = blur.matrix_minus_identity(8, torch.tensor([0.9, 0.925, 1.0], dtype=torch.float64), like)
     assert torch.allclose(quarter, 0.75 * before + 0.25 * end, rtol=0, atol=1e-14)
     assert torch.allclose(end, torch.full((8, 8), 1 / 8).double() - torch.eye(8), rtol=0, atol=1e-15)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from diffusion_lightning.degradations import Compose, Desaturate, Fade, GaussianBlur, GaussianNoise, Pixelate, Transform
-from diffusion_lightning.noise_schedules import VE, Cosine
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.degradations.noise_schedules import VE, Cosine
+from diffusion_lightning.core.rng import per_image_generators
 
 
 def images(number=4, shape=(3, 8, 9), dtype=torch.float64):
@@ -14,7 +14,7 @@ def images(number=4, shape=(3, 8, 9), dtype=torch.float64):
 
 
 def drawn(degradation, x):
-    return degradation.sample_params(x, image_generators(0, range(len(x))))
+    return degradation.sample_params(x, per_image_generators(0, range(len(x))))
 
 
 def parts():
@@ -43,7 +43,7 @@ def test_the_order_is_first_to_last():
 
 def test_each_part_runs_over_its_own_span():
     x = images(5)
-    degradation = Compose([Pixelate(steps=3), Desaturate(steps=4)], spans=[(0.0, 0.5), (0.5, 1.0)], steps=8)
+    degradation = Compose([Pixelate(steps=3), Desaturate(steps=4)], intervals=[(0.0, 0.5), (0.5, 1.0)], steps=8)
     t = torch.tensor([0.25, 0.5, 0.625, 0.75, 1.0], dtype=torch.float64)
     pixelated = Pixelate(steps=3)(x, torch.tensor([0.5, 1.0, 1.0, 1.0, 1.0]).double(), {})
     expected = Desaturate(steps=4)(pixelated, torch.tensor([0.0, 0.0, 0.25, 0.5, 1.0]).double(), {})
@@ -52,7 +52,7 @@ def test_each_part_runs_over_its_own_span():
 
 def test_times_snap_to_its_own_grid_even_where_a_part_has_a_finer_one():
     x = images()
-    degradation = Compose([GaussianBlur(steps=300, kernel_size=5)], spans=[(0.0, 0.1)], steps=4)
+    degradation = Compose([GaussianBlur(steps=300, kernel_size=5)], intervals=[(0.0, 0.1)], steps=4)
     assert torch.equal(degradation(x, torch.full((4,), 0.9e-3 / 4), {}), x)
 
 
@@ -78,8 +78,8 @@ def test_two_parts_of_one_kind_draw_for_themselves():
     params = drawn(degradation, images(20))
     assert set(params) == {"0.centre", "1.centre"}
     assert not torch.equal(params["0.centre"], params["1.centre"])
-    assert degradation.hidden_params
-    assert not Compose([Fade(), Pixelate()]).hidden_params
+    assert degradation.has_unknown_params
+    assert not Compose([Fade(), Pixelate()]).has_unknown_params
 
 
 def test_compositions_can_be_nested():

@@ -6,17 +6,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from degradations.fed_draws import package, row
+from helpers.fed_params import package, row
 from scipy.stats import poisson
 from sklearn.datasets import load_sample_image
 from torch.nn import functional as F
 
-from diffusion_lightning.datasets import DigitsDataset
-from diffusion_lightning.datasets.base import resize_pictures
+from diffusion_lightning.data.digits import DigitsDataset
+from diffusion_lightning.core.datasets import resize_images
 from diffusion_lightning.degradations import ImageNetC
 from diffusion_lightning.degradations.imagenet_c import NATIVE
-from diffusion_lightning.images import from_uint8
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.images import from_uint8
+from diffusion_lightning.core.rng import per_image_generators
 
 SIZES = [(32, 32), (48, 64), (41, 33)]
 every_native = pytest.mark.parametrize("name", NATIVE)
@@ -33,7 +33,7 @@ EXACT = (1e-4, 1e-5)
 def pictures(size):
     """Two photographs, digits on black and on white, and smooth colours: uint8 (5, 3, H, W)."""
     photographs = [torch.tensor(load_sample_image(name)).permute(2, 0, 1) for name in ("china.jpg", "flower.jpg")]
-    photographs = [resize_pictures(photograph[None], size)[0] for photograph in photographs]
+    photographs = [resize_images(photograph[None], size)[0] for photograph in photographs]
     digits = [DigitsDataset(size)[i].image.expand(3, -1, -1) for i in (0, 7)]
     noise = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
     smooth = ((F.avg_pool2d(noise, 5, 1, 2) - 0.3) * 2.5 * 255).clamp(0, 255).round().to(torch.uint8)
@@ -45,7 +45,7 @@ def compared(name, size, severity):
     shown = pictures(size)
     x = from_uint8(shown, torch.float64)
     degradation = ImageNetC(name, steps=5)
-    params = degradation.sample_params(x, image_generators(severity, range(len(x))))
+    params = degradation.sample_params(x, per_image_generators(severity, range(len(x))))
     ours = degradation(x, torch.full((len(x),), severity / 5), params).permute(0, 2, 3, 1) * 127.5 + 127.5
     theirs = [package(p.permute(1, 2, 0).numpy(), name, severity, row(params, i)) for i, p in enumerate(shown)]
     return ours.numpy(), np.stack(theirs)
@@ -68,7 +68,7 @@ def test_given_the_same_draw_it_is_what_the_package_makes_but_not_cut_to_8_bits(
 def test_single_precision_makes_the_same_pictures(name):
     x = from_uint8(pictures((32, 32)), torch.float64)
     degradation = ImageNetC(name)
-    params = degradation.sample_params(x, image_generators(0, range(5)))
+    params = degradation.sample_params(x, per_image_generators(0, range(5)))
     t = torch.tensor([0.13, 0.2, 0.5, 0.8, 0.93])
     single = degradation(x.float(), t, {key: value.float() for key, value in params.items()})
     difference = (single - degradation(x, t, params)).abs()
@@ -84,7 +84,7 @@ def test_any_size_and_any_channels_will_do_where_colour_is_not_meant(name, shape
         with pytest.raises(ValueError, match=rf"^images of {shape[0]} channels and .* px: .* {name} needs RGB$"):
             degradation.sample_params(x)
         return
-    params = degradation.sample_params(x, image_generators(0, range(3)))
+    params = degradation.sample_params(x, per_image_generators(0, range(3)))
     degraded = degradation(x, torch.tensor([0.0, 0.33, 1.0]), params)
     assert degraded.shape == x.shape
     assert degraded.isfinite().all()
@@ -96,7 +96,7 @@ def test_any_size_and_any_channels_will_do_where_colour_is_not_meant(name, shape
 def test_a_batch_of_all_severities_is_a_loop_over_its_images(name):
     x = from_uint8(pictures((41, 33)), torch.float64)
     degradation = ImageNetC(name)
-    params = degradation.sample_params(x, image_generators(0, range(5)))
+    params = degradation.sample_params(x, per_image_generators(0, range(5)))
     t = torch.tensor([0.0, 0.1, 0.4, 0.55, 1.0], dtype=torch.float64)
     together = degradation(x, t, params)
     for i in range(5):
@@ -108,7 +108,7 @@ def test_a_batch_of_all_severities_is_a_loop_over_its_images(name):
 def test_images_beyond_the_range_are_clamped_as_pictures_are(name):
     x = from_uint8(pictures((32, 32)), torch.float64) * 1.5
     degradation = ImageNetC(name, steps=5)
-    params = degradation.sample_params(x, image_generators(0, range(5)))
+    params = degradation.sample_params(x, per_image_generators(0, range(5)))
     t = torch.arange(1, 6) / 5
     assert torch.equal(degradation(x, t, params), degradation(x.clamp(-1, 1), t, params))
 
@@ -117,7 +117,7 @@ def test_images_beyond_the_range_are_clamped_as_pictures_are(name):
 def test_the_gradient_reaches_the_images(name):
     x = from_uint8(pictures((32, 32)), torch.float64).mul(0.9).requires_grad_()
     degradation = ImageNetC(name)
-    params = degradation.sample_params(x.detach(), image_generators(0, range(5)))
+    params = degradation.sample_params(x.detach(), per_image_generators(0, range(5)))
     degradation(x, torch.full((5,), 0.5), params).sum().backward()
     assert x.grad.isfinite().all()
     assert (x.grad != 0).flatten(1).any(1).all()
@@ -148,7 +148,7 @@ def test_the_noises_of_severity_1_have_the_moments_of_their_law(name, deviation,
     greys = torch.tensor([102, 128, 153], dtype=torch.uint8)  # where five deviations reach neither black nor white
     x = from_uint8(greys)[:, None, None, None].expand(3, 3, 300, 300)
     degradation = ImageNetC(name, steps=5)
-    noisy = degradation(x, torch.full((3,), 0.2), degradation.sample_params(x, image_generators(0, range(3))))
+    noisy = degradation(x, torch.full((3,), 0.2), degradation.sample_params(x, per_image_generators(0, range(3))))
     noisy = (noisy.double() / 2 + 0.5).flatten(1).numpy()
     level = greys.numpy() / 255
     n = noisy.shape[1]
@@ -158,7 +158,7 @@ def test_the_noises_of_severity_1_have_the_moments_of_their_law(name, deviation,
 
 def test_a_value_that_impulse_noise_has_flipped_stays_as_it_is():
     x = from_uint8(pictures((32, 32)))[:1].mul(0.9).expand(5, -1, -1, -1)
-    params = ImageNetC("impulse_noise").sample_params(x[:1], image_generators(0, [0]))
+    params = ImageNetC("impulse_noise").sample_params(x[:1], per_image_generators(0, [0]))
     held = {"uniform": params["uniform"].expand(5, -1, -1, -1)}
     noisy = ImageNetC("impulse_noise", steps=5)(x, torch.arange(1, 6) / 5, held)
     for milder, harder in itertools.pairwise(noisy):
@@ -181,6 +181,6 @@ def test_colour_fades_into_black_and_grey_without_a_jump(name):
 
 def test_what_is_drawn_for_bfloat16_is_not_rounded_to_it():
     x = torch.zeros(2, 3, 32, 32)
-    wide = ImageNetC("shot_noise").sample_params(x, image_generators(0, range(2)))["uniform"]
-    half = ImageNetC("shot_noise").sample_params(x.bfloat16(), image_generators(0, range(2)))["uniform"]
+    wide = ImageNetC("shot_noise").sample_params(x, per_image_generators(0, range(2)))["uniform"]
+    half = ImageNetC("shot_noise").sample_params(x.bfloat16(), per_image_generators(0, range(2)))["uniform"]
     assert torch.equal(wide, half)

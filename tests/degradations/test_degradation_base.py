@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lightning.degradations import Degradation, GaussianBlur
-from diffusion_lightning.schedules import TableCache
+from diffusion_lightning.core.tables import TensorCache
 
 
 def sigma(t, **settings):
@@ -64,14 +64,14 @@ def test_a_degradation_that_is_not_linear_has_no_adjoint_singular_values_or_alph
 
 
 def test_a_table_is_built_once_and_the_oldest_leaves_first():
-    cache, built = TableCache(maxsize=2), []
+    cache, built = TensorCache(maxsize=2), []
     for key in ("a", "b", "a", "c", "b", "a"):
         assert cache.get(key, lambda key=key: built.append(key) or key.upper()) == key.upper()
     assert built == ["a", "b", "c", "a"]
 
 
 def test_a_table_built_in_inference_mode_is_an_ordinary_tensor():
-    cache = TableCache()
+    cache = TensorCache()
     with torch.inference_mode():
         table = cache.get("a", lambda: torch.ones(2))
     assert not table.is_inference()

@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
-from degradations.cases import DEGRADATIONS, cases
-from oracles import dense_matrix, linear_map
+from helpers.degradation_cases import DEGRADATIONS, cases
+from helpers.oracles import dense_matrix, linear_map
 
 from diffusion_lightning import degradations
 from diffusion_lightning.degradations import Degradation
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.rng import per_image_generators
 
 SHAPES = {"square": (3, 8, 8), "tall grey": (1, 11, 6), "wide with five channels": (5, 7, 12)}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -30,7 +30,7 @@ def images(number=4, shape=(3, 8, 8), dtype=torch.float32, seed=0):
 
 def drawn(case, x, seed=0):
     degradation = DEGRADATIONS[case]()
-    return degradation, degradation.sample_params(x, image_generators(seed, range(len(x))))
+    return degradation, degradation.sample_params(x, per_image_generators(seed, range(len(x))))
 
 
 def times(degradation, number):
@@ -72,7 +72,7 @@ def test_the_same_arguments_give_the_same_bits_and_use_no_random_state(case):
     torch.manual_seed(2)
     assert torch.equal(degradation(x, t, params), first)
     torch.manual_seed(1)
-    degradation.sample_params(x, image_generators(0, range(4)))
+    degradation.sample_params(x, per_image_generators(0, range(4)))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(x, kept[0])
     assert torch.equal(t, kept[1])
@@ -110,7 +110,7 @@ def test_image_i_gets_the_same_draws_in_any_batch_and_any_order(case):
     x = images(8)
     degradation, whole = drawn(case, x)
     for order in ([0], [3], [7], [5, 2, 7, 0]):
-        params = degradation.sample_params(x[order], image_generators(0, order))
+        params = degradation.sample_params(x[order], per_image_generators(0, order))
         assert params.keys() == whole.keys()
         assert all(torch.equal(params[name], whole[name][order]) for name in params)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_lightning.degradations import Fade
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.rng import per_image_generators
 
 
 def images(number=2, shape=(3, 8, 11), dtype=torch.float64):
@@ -16,7 +16,7 @@ def images(number=2, shape=(3, 8, 11), dtype=torch.float64):
 
 
 def drawn(degradation, x):
-    return degradation.sample_params(x, image_generators(0, range(len(x))))
+    return degradation.sample_params(x, per_image_generators(0, range(len(x))))
 
 
 def masks(size, centre, std, initial, number):
@@ -33,7 +33,7 @@ def masks(size, centre, std, initial, number):
 @pytest.mark.parametrize("size", [(8, 11), (7, 7)], ids=str)
 def test_one_shot_is_the_product_of_the_masks_about_the_image_s_centre(size):
     x = images(1, (3, *size))
-    degradation = Fade(steps=6, std=0.4, initial=2.0)
+    degradation = Fade(steps=6, std=0.4, first_width=2.0)
     centre = ((size[0] - 1) / 2, (size[1] - 1) / 2)
     for k in range(7):
         expected = masks(size, centre, 0.4, 2.0, k) * x
@@ -42,7 +42,7 @@ def test_one_shot_is_the_product_of_the_masks_about_the_image_s_centre(size):
 
 def test_one_shot_is_the_product_of_the_masks_about_each_image_s_own_centre():
     x = images(4)
-    degradation = Fade(steps=6, std=0.4, initial=2.0, centre="random")
+    degradation = Fade(steps=6, std=0.4, first_width=2.0, centre="random")
     params = drawn(degradation, x)
     for k in (1, 3, 6):
         result = degradation(x, torch.full((4,), k / 6), params)
@@ -53,7 +53,7 @@ def test_one_shot_is_the_product_of_the_masks_about_each_image_s_own_centre():
 
 def test_in_reverse_what_the_masks_leave_goes_first():
     x = images(1)
-    degradation = Fade(steps=6, std=0.4, initial=2.0, reverse=True)
+    degradation = Fade(steps=6, std=0.4, first_width=2.0, reverse=True)
     assert torch.equal(degradation(x, torch.zeros(1), {}), x)
     for k in range(1, 7):
         expected = (1 - masks((8, 11), (3.5, 5), 0.4, 2.0, 6 - k)) * x
@@ -104,15 +104,15 @@ def test_the_mask_only_grows():
 def test_missing_draws_are_named_with_the_remedy(settings):
     with pytest.raises(ValueError, match="take params from sample_params"):
         Fade(**settings)(images(), torch.ones(2), {})
-    assert Fade(**settings).hidden_params
-    assert not Fade().hidden_params
+    assert Fade(**settings).has_unknown_params
+    assert not Fade().has_unknown_params
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"std": 0.0}, "std=0.0"),
-        ({"initial": -1.0}, "initial=-1.0"),
+        ({"initial": -1.0}, "first_width=-1.0"),
         ({"centre": "left"}, "choose image or random"),
         ({"colour": "red"}, "choose grey or random"),
     ],

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from diffusion_lightning.degradations import ImageNetC
 from diffusion_lightning.degradations.corruptions import source
 from diffusion_lightning.degradations.imagenet_c import NAMES, NATIVE, PACKAGE, RANDOM
-from diffusion_lightning.images import from_uint8, to_uint8
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.images import from_uint8, to_uint8
+from diffusion_lightning.core.rng import per_image_generators
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports names that are deprecated
@@ -39,7 +39,7 @@ def images(number=2, height=40, width=33, dtype=torch.float32, seed=0):
 
 def drawn(name, x, seed=0, **settings):
     degradation = ImageNetC(name, **settings)
-    return degradation, degradation.sample_params(x, image_generators(seed, range(len(x))))
+    return degradation, degradation.sample_params(x, per_image_generators(seed, range(len(x))))
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_halfway_at_64_pixels_it_is_the_mean_of_the_two_severities_about_it(name
 def test_what_is_drawn_is_held_and_drawn_only_where_the_corruption_draws(name):
     x, t = images(1), torch.tensor([0.8])
     degradation, params = drawn(name, x)
-    other = degradation.sample_params(x, image_generators(1, [0]))
-    assert degradation.hidden_params == (name in RANDOM) == bool(params)
+    other = degradation.sample_params(x, per_image_generators(1, [0]))
+    assert degradation.has_unknown_params == (name in RANDOM) == bool(params)
     assert torch.equal(degradation(x, t, params), degradation(x, t, params))
     assert torch.equal(degradation(x, t, params), degradation(x, t, other)) == (name not in RANDOM)
 
@@ -184,7 +184,7 @@ def test_image_i_gets_the_same_draws_alone_and_among_eight_in_every_dtype():
     assert len(set(whole["seed"].flatten().tolist())) == 8
     for i in (0, 5):
         for dtype in (torch.bfloat16, torch.float32, torch.float64):
-            params = degradation.sample_params(x[i : i + 1].to(dtype), image_generators(0, [i]))
+            params = degradation.sample_params(x[i : i + 1].to(dtype), per_image_generators(0, [i]))
             assert torch.equal(params["seed"], whole["seed"][i : i + 1])
     rounded = {"seed": whole["seed"].float()}
     assert torch.equal(degradation(x, torch.ones(8), rounded), degradation(x, torch.ones(8), whole))

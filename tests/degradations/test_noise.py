@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from diffusion_lightning import noise_schedules
+from diffusion_lightning.degradations import noise_schedules
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.core.rng import keyed_generator
 
 
 def betas(schedule, steps):

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from paper import channels, degradation, settings, side
+from helpers.paper import channels, degradation, settings, side
 from torch import Tensor
 
 from diffusion_lightning.degradations import Degradation
 from diffusion_lightning.degradations.snow import LEVELS
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.rng import per_image_generators
 
 GENERATION = ("generate_blur_celeba", "generate_blur_afhq")
 
@@ -18,7 +18,7 @@ def ends(made: Degradation, name: str, t: float = 1.0) -> tuple[Tensor, Tensor, 
     """Two images of the experiment's size, and what is left of them at t."""
     shape = (2, channels(name), side(name), side(name))
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
-    params = made.sample_params(x, image_generators(0, range(2)))
+    params = made.sample_params(x, per_image_generators(0, range(2)))
     return x, made(x, torch.full((2,), t, dtype=torch.float64), params), params
 
 

@@ -41,7 +41,7 @@ def test_every_image_of_a_batch_has_its_own_number_of_halvings():
 
 def test_the_last_blocks_are_constant_and_keep_the_mean():
     x = images((2, 3, 16, 16))
-    result = Pixelate(steps=3, first="mean")(x, torch.ones(2), {})
+    result = Pixelate(steps=3, first_downsampling="mean")(x, torch.ones(2), {})
     blocks = result.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4)
     assert (blocks.amax(-1) - blocks.amin(-1)).max() < 1e-6
     assert torch.allclose(result.mean((2, 3)), x.mean((2, 3)), atol=1e-6)
@@ -49,7 +49,7 @@ def test_the_last_blocks_are_constant_and_keep_the_mean():
 
 def test_sides_that_blocks_do_not_divide_end_in_a_smaller_block():
     x = images((1, 1, 7, 10))
-    result = Pixelate(steps=2, first="mean")(x, torch.ones(1), {})[0, 0]
+    result = Pixelate(steps=2, first_downsampling="mean")(x, torch.ones(1), {})[0, 0]
     for rows in (slice(0, 4), slice(4, 7)):
         for columns in (slice(0, 4), slice(4, 8), slice(8, 10)):
             assert (result[rows, columns] - result[rows.start, columns.start]).abs().max() < 1e-6
@@ -66,7 +66,7 @@ def test_a_constant_image_stays(value, first):
 
 def test_blocks_larger_than_the_image_are_its_mean():
     x = images((1, 3, 8, 8), torch.float64)
-    result = Pixelate(steps=6, first="mean")(x, torch.ones(1), {})
+    result = Pixelate(steps=6, first_downsampling="mean")(x, torch.ones(1), {})
     assert torch.allclose(result, x.mean((2, 3), keepdim=True).expand_as(x))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffusion_lightning.degradations import Snow
 from diffusion_lightning.degradations.snow import LEVELS, SEVERITIES
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.rng import per_image_generators
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports names that are deprecated
@@ -30,7 +30,7 @@ def pictures(number, height, width, channels=3, seed=0):
 
 def drawn(settings, x, seed=0):
     snow = Snow(**settings)
-    return snow, snow.sample_params(x, image_generators(seed, range(len(x))))
+    return snow, snow.sample_params(x, per_image_generators(seed, range(len(x))))
 
 
 def whole_field(flakes, height, width):
@@ -140,7 +140,7 @@ def test_it_is_a_pure_function_and_leaves_what_it_is_given(settings):
     kept, t = x.clone(), torch.tensor([0.1, 0.5, 1.0])
     state = torch.get_rng_state()
     path = [snow(x, t * share, params) for share in (1.0, 0.6, 0.2)]
-    snow(pictures(2, 9, 9), torch.ones(2), snow.sample_params(pictures(2, 9, 9), image_generators(1, range(2))))
+    snow(pictures(2, 9, 9), torch.ones(2), snow.sample_params(pictures(2, 9, 9), per_image_generators(1, range(2))))
     assert all(torch.equal(snow(x, t * s, params), y) for s, y in zip((0.2, 0.6, 1.0), path[::-1], strict=True))
     assert torch.equal(x, kept)
     assert torch.equal(torch.get_rng_state(), state)
@@ -162,9 +162,9 @@ def test_image_i_gets_the_same_flakes_alone_and_among_eight(settings):
     x = pictures(8, 20, 30).float()
     snow, whole = drawn(settings, x)
     for i in (0, 5):
-        params = snow.sample_params(x[i : i + 1], image_generators(0, [i]))
+        params = snow.sample_params(x[i : i + 1], per_image_generators(0, [i]))
         assert all(torch.equal(params[name], whole[name][i : i + 1]) for name in whole)
-    other = snow.sample_params(x, image_generators(1, range(8)))
+    other = snow.sample_params(x, per_image_generators(1, range(8)))
     assert all(not torch.equal(other[name], whole[name]) for name in whole)
 
 
@@ -271,7 +271,7 @@ def test_without_arguments_it_ends_at_severity_3():
     assert Snow().severity == 3
     assert Snow().level is None
     assert Snow(level=4).severity is None
-    assert Snow().hidden_params
+    assert Snow().has_unknown_params
     assert not Snow().linear
     assert len(SEVERITIES) == 5
 

@@ -9,8 +9,8 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from diffusion_lightning.degradations import Transform
-from diffusion_lightning.images import from_unit, to_unit
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.images import from_unit, to_unit
+from diffusion_lightning.core.rng import per_image_generators
 
 MOTION = "kornia.filters.motion_blur"
 
@@ -21,7 +21,7 @@ def images(number=4, size=(20, 24), channels=3, dtype=torch.float32):
 
 
 def drawn(degradation, x):
-    return degradation.sample_params(x, image_generators(0, range(len(x))))
+    return degradation.sample_params(x, per_image_generators(0, range(len(x))))
 
 
 def recorder(calls):
@@ -44,7 +44,7 @@ def test_motion_blur_has_an_angle_and_an_odd_size_for_each_image():
     )
     x = images(5)
     params = drawn(degradation, x)
-    assert degradation.hidden_params
+    assert degradation.has_unknown_params
     assert params["angle"].shape == (5,)
     assert (params["angle"].diff().abs() > 1).all()
     t = torch.tensor([0.25, 0.5, 0.75, 1.0, 0.5])

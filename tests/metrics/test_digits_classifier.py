@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lightning.datasets import DigitsDataset
+from diffusion_lightning.data.digits import DigitsDataset
 from diffusion_lightning.metrics import DigitsClassifier
 
 

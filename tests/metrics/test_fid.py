@@ -8,8 +8,8 @@ import torch
 import torch_fidelity.feature_extractor_inceptionv3 as inceptionv3
 from torch import Tensor, nn
 
-from diffusion_lightning.images import from_uint8
-from diffusion_lightning.metrics import DigitsClassifier, FrechetDistances, Inception
+from diffusion_lightning.core.images import from_uint8
+from diffusion_lightning.metrics import DigitsClassifier, FrechetDistances, InceptionV3
 
 
 class Pixels(nn.Module):
@@ -137,14 +137,14 @@ def test_inception_offline_is_one_error_that_names_the_flag(tmp_path: Path, monk
 
     monkeypatch.setattr(inceptionv3, "load_state_dict_from_url", offline)
     with pytest.raises(FileNotFoundError, match=r"no route to host.*pt_inception-2015-12-05.*weights_path") as caught:
-        Inception().prepare(str(tmp_path))
+        InceptionV3().prepare(str(tmp_path))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_inception_with_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth.*weights_path"):
-        Inception(str(tmp_path / "nowhere.pth")).prepare(str(tmp_path))
+        InceptionV3(str(tmp_path / "nowhere.pth")).prepare(str(tmp_path))
 
 
 def test_inception_takes_1_3_and_4_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_inception_takes_1_3_and_4_channels(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(inceptionv3.FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **settings: None)
     weights = tmp_path / "random.pth"
     weights.touch()
-    features = Inception(str(weights))
+    features = InceptionV3(str(weights))
     features.prepare(str(tmp_path))
     rgba = torch.randint(0, 256, (1, 4, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -165,6 +165,6 @@ def test_inception_takes_1_3_and_4_channels(tmp_path: Path, monkeypatch: pytest.
     assert not any(parameter.requires_grad for parameter in features.parameters())
 
 
-@pytest.mark.parametrize(("features", "name"), [(Inception(), "fid"), (DigitsClassifier(), "fid_digits")])
+@pytest.mark.parametrize(("features", "name"), [(InceptionV3(), "fid"), (DigitsClassifier(), "fid_digits")])
 def test_only_the_score_of_inception_is_called_fid(features: nn.Module, name: str) -> None:
     assert features.score_name == name

@@ -4,23 +4,16 @@ import math
 
 import pytest
 import torch
-from degradations.cases import DEGRADATIONS, cases
-from oracles import GaussianOracle, MixtureOracle
-from samplers.mixtures import mixture
+from helpers.degradation_cases import DEGRADATIONS, cases
+from helpers.oracles import GaussianOracle, MixtureOracle
+from helpers.mixtures import mixture
 
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.images import to_uint8
+from diffusion_lightning.core.images import to_uint8
 from diffusion_lightning.metrics import likelihood
-from diffusion_lightning.metrics.likelihood import (
-    all_directions,
-    bits_per_dimension,
-    check_density,
-    dequantize,
-    flow_log_likelihood,
-    rademacher,
-)
-from diffusion_lightning.noise_schedules import VE, Cosine, Karras, Linear, Straight, SubVP
-from diffusion_lightning.rng import image_generators, keyed_generator
+from diffusion_lightning.metrics.likelihood import all_directions, bits_per_dimension, require_gaussian, dequantize, flow_log_likelihood, rademacher
+from diffusion_lightning.degradations.noise_schedules import VE, Cosine, Karras, Linear, FlowMatching, SubVP
+from diffusion_lightning.core.rng import per_image_generators, keyed_generator
 
 MEAN, VARIANCE = 0.2, 0.3
 SCHEDULES = {
@@ -28,7 +21,7 @@ SCHEDULES = {
     "linear": Linear(),
     "VE": VE(),
     "sub-VP": SubVP(),
-    "straight": Straight(),
+    "straight": FlowMatching(),
     "EDM": Karras(),
 }
 NO_DENSITY = cases(lambda degradation: not (degradation.hot and degradation.gaussian_noise))
@@ -118,7 +111,7 @@ def test_an_image_alone_has_the_likelihood_that_it_has_in_a_batch():
     x = torch.rand(6, 1, 2, 4, dtype=torch.float64, generator=keyed_generator(0))
 
     def measure(order):
-        probes = rademacher(x[order], 2, image_generators(0, order))
+        probes = rademacher(x[order], 2, per_image_generators(0, order))
         return flow_log_likelihood(wavy, degradation, x[order], probes, 6)
 
     whole = measure(list(range(6)))
@@ -145,4 +138,4 @@ def test_a_uniform_law_over_256_levels_costs_8_bits(size):
 @pytest.mark.parametrize("case", NO_DENSITY)
 def test_what_has_no_density_is_refused_and_the_remedy_named(case):
     with pytest.raises(ValueError, match=r"a likelihood needs a degradation α_t x.*judge it by FID"):
-        check_density(DEGRADATIONS[case]())
+        require_gaussian(DEGRADATIONS[case]())

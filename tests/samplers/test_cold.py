@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from oracles import Garbage, Perfect
+from helpers.oracles import Garbage, Perfect
 
 from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
-from diffusion_lightning.rng import image_generators
+from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.samplers import Cold, Direct, Naive, ProbabilityFlow
-from diffusion_lightning.schedules import per_image
+from diffusion_lightning.core.tables import append_dims
 
 
 class Drift(Degradation):
@@ -16,7 +16,7 @@ class Drift(Degradation):
     linear = True
 
     def operator(self, x, t, params):
-        return x + per_image(t, x) * params["e"]
+        return x + append_dims(t, x) * params["e"]
 
     def draw(self, x, generator):
         return {"e": torch.randn(x.shape, generator=generator, dtype=x.dtype)}
@@ -66,7 +66,7 @@ def test_direct_calls_the_restorer_once_and_returns_its_guess():
 
 def restorer(x, t):
     """Smooth, and neither linear nor right."""
-    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + per_image(t, x)
+    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + append_dims(t, x)
 
 
 DEGRADATIONS = {
@@ -126,7 +126,7 @@ def test_cold_walks_of_the_probability_flow_are_algorithm_2(make):
 def test_the_last_step_is_no_idle_one():
     """The paper's snow and colour sampler is off by one: a perfect restorer returned x_0 + D_T − D_{T−1} there."""
     degradation, clean, x, params = drifted()
-    generators = image_generators(0, range(4))
+    generators = per_image_generators(0, range(4))
     for sampler in (Naive, Cold, ProbabilityFlow):
         walk = list(sampler().trajectory(Perfect(clean), degradation, x, params, generators))
         assert not torch.equal(walk[-1].x, walk[-2].x)

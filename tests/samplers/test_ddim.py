@@ -5,13 +5,13 @@ import itertools
 import mpmath
 import pytest
 import torch
-from oracles import product_of_gaussians
+from helpers.oracles import product_of_gaussians
 
 from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.samplers import DDIM, DDPM, Cold, ProbabilityFlow
 from diffusion_lightning.samplers.base import alpha_at, sigma_at
-from diffusion_lightning.schedules import per_image
+from diffusion_lightning.core.tables import append_dims
 
 STEPS = 20
 every_schedule = pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -19,7 +19,7 @@ every_schedule = pytest.mark.parametrize("schedule", ["cosine", "linear"])
 
 def restorer(x, t):
     """Smooth, and neither linear nor right."""
-    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + per_image(t, x)
+    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + append_dims(t, x)
 
 
 def noise(*shape, seed=0):
@@ -135,7 +135,7 @@ class Mixing(Degradation):
     noisy = True
 
     def operator(self, x, t, params):
-        return per_image(1 - t, x) * x
+        return append_dims(1 - t, x) * x
 
     def alpha(self, t):
         return 1 - t
@@ -143,7 +143,7 @@ class Mixing(Degradation):
     def sigma(self, t):
         return t
 
-    def draw_noise(self, x, generator):
+    def sample_noise(self, x, generator):
         return torch.randn(x.shape, dtype=x.dtype, generator=generator)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import dense_matrix
+from helpers.oracles import dense_matrix
 
 from diffusion_lightning.degradations import Desaturate, GaussianBlur, Pixelate
 from diffusion_lightning.samplers import Cold, Direct, Heun, Multistep, Naive, ProbabilityFlow
@@ -10,7 +10,7 @@ from diffusion_lightning.samplers import Cold, Direct, Heun, Multistep, Naive, P
 SHAPE = (3, 4, 4)
 DEGRADATIONS = {
     "blur": lambda: GaussianBlur(steps=6, kernel_size=3, std=0.4, schedule="constant"),
-    "pixelation": lambda: Pixelate(steps=2, first="mean"),
+    "pixelation": lambda: Pixelate(steps=2, first_downsampling="mean"),
     "desaturation": lambda: Desaturate(steps=5),
 }
 SAMPLERS = {

@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from samplers.test_ddim import noise
 
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.samplers import DDIM, DDPM, Multistep
-from diffusion_lightning.schedules import per_image
+from diffusion_lightning.core.tables import append_dims
 
 T = 1000
 COMMON = {
@@ -25,7 +25,7 @@ every_number = pytest.mark.parametrize("steps", [10, 50])
 
 def restorer(x, t):
     """Of slope below 1, so that a walk does not magnify the last bits of those tables."""
-    return 0.5 * torch.sin(x) + 0.1 * x.mean((2, 3), keepdim=True) + per_image(t, x)
+    return 0.5 * torch.sin(x) + 0.1 * x.mean((2, 3), keepdim=True) + append_dims(t, x)
 
 
 def theirs(scheduler, x, steps, **step_arguments):
@@ -69,5 +69,5 @@ def test_multistep_in_lambda_is_the_dpm_solver_of_diffusers(steps):
     )
     walked = theirs(scheduler, x, steps)
     degradation = GaussianNoise(T, "linear")
-    assert close(Multistep(steps, spacing="lambda")(restorer, degradation, x), walked)
+    assert close(Multistep(steps, step_variable="lambda")(restorer, degradation, x), walked)
     assert not close(Multistep(steps)(restorer, degradation, x), walked)

@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
-from oracles import Perfect, energy_distance
-from samplers.cases import CORRECTED, SAMPLERS, suits
-from samplers.mixtures import degraded_mixture, distance_to_data
+from helpers.oracles import Perfect, energy_distance
+from helpers.sampler_cases import CORRECTED, SAMPLERS, suits
+from helpers.mixtures import degraded_mixture, distance_to_data
 
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.samplers import Cold, Heun, Momentum, Multistep, Naive, Sampler

@@ -6,22 +6,22 @@ import math
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from paper import settings
-from samplers.mixtures import mixture
+from helpers.paper import settings
+from helpers.mixtures import mixture
 from samplers.test_ddim import noise
 from samplers.test_identities import SHAPE, same, times
 
 from diffusion_lightning.degradations import Degradation, GaussianNoise
-from diffusion_lightning.noise_schedules import VE, Karras
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.degradations.noise_schedules import VE, Karras
+from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.samplers import Heun, Sampler
-from diffusion_lightning.samplers.grids import Rho
-from diffusion_lightning.schedules import per_image
+from diffusion_lightning.samplers.spacing import KarrasSpacing
+from diffusion_lightning.core.tables import append_dims
 
 
-def bounded(x, t):
+def clip_denoised(x, t):
     """A restorer of images whose values are of size 80, for which a steep one would magnify the last bit."""
-    return 0.7 * torch.tanh(x) + 0.1 * x.mean((2, 3), keepdim=True).tanh() + 0.2 * per_image(t, x)
+    return 0.7 * torch.tanh(x) + 0.1 * x.mean((2, 3), keepdim=True).tanh() + 0.2 * append_dims(t, x)
 
 
 def edm(degradation, x, steps, churn=0.0, low=0.0, high=math.inf, extra=1.0):
@@ -32,7 +32,7 @@ def edm(degradation, x, steps, churn=0.0, low=0.0, high=math.inf, extra=1.0):
     generator, total = keyed_generator("walk"), degradation.steps
 
     def denoise(x, level):
-        return bounded(x, times((1 + (level ** (1 / rho) - b) / (a - b) * (total - 1)) / total).expand(2))
+        return clip_denoised(x, times((1 + (level ** (1 / rho) - b) / (a - b) * (total - 1)) / total).expand(2))
 
     for now, after in itertools.pairwise(sigma):
         gamma = min(churn / steps, math.sqrt(2) - 1) if low <= now <= high else 0.0
@@ -41,24 +41,24 @@ def edm(degradation, x, steps, churn=0.0, low=0.0, high=math.inf, extra=1.0):
             z = torch.randn(SHAPE, dtype=torch.float64, generator=generator)
             x = x + math.sqrt(raised**2 - now**2) * extra * z
         slope = (x - denoise(x, raised)) / raised
-        ahead = x + (after - raised) * slope
+        x_next = x + (after - raised) * slope
         if after > 0:
-            ahead = x + (after - raised) * (slope / 2 + (ahead - denoise(ahead, after)) / after / 2)
-        x = ahead
+            x_next = x + (after - raised) * (slope / 2 + (x_next - denoise(x_next, after)) / after / 2)
+        x = x_next
     return x
 
 
 @pytest.mark.parametrize("total", [10, 1000], ids=["on the grid", "between its points"])
 def test_heun_of_slopes_on_edm_s_levels_is_edm_s_algorithm_1(total):
     degradation, x = GaussianNoise(total, Karras()), 80 * noise(*SHAPE)
-    assert same(Heun(10, Rho(), average="slope")(bounded, degradation, x), edm(degradation, x, 10))
+    assert same(Heun(10, KarrasSpacing(), correction="slope")(clip_denoised, degradation, x), edm(degradation, x, 10))
 
 
 @pytest.mark.parametrize("churn", [3.0, 40.0], ids=["churn of .3", "churn at √2 − 1"])
 def test_heun_with_churn_on_edm_s_levels_is_edm_s_algorithm_2(churn):
     degradation, x = GaussianNoise(10, Karras()), 80 * noise(*SHAPE)
-    sampler = Heun(10, Rho(), churn, 0.05, 50, 1.007, "slope")
-    walked = sampler(bounded, degradation, x, generator=keyed_generator("walk"))
+    sampler = Heun(10, KarrasSpacing(), churn, 0.05, 50, 1.007, "slope")
+    walked = sampler(clip_denoised, degradation, x, generator=keyed_generator("walk"))
     assert same(walked, edm(degradation, x, 10, churn, 0.05, 50, 1.007))
     for other in ((churn, 0.0, 50, 1.007), (churn, 0.05, 5, 1.007), (churn, 0.05, 50, 1.0), (1.0, 0.05, 50, 1.007)):
         assert not same(walked, edm(degradation, x, 10, *other), 1e-6)
@@ -72,31 +72,31 @@ def test_heun_of_guesses_is_edm_s_algorithm_to_third_order_in_one_step():
         grid = [0.5, 0.5 - h, 0.0]
         steps = []
         for average in ("x0", "slope"):
-            sampler = Heun(2, average=average)
-            sampler.times = lambda degradation, start=1.0: grid
-            steps.append(list(sampler.trajectory(bounded, degradation, x, start=0.5))[1].x)
+            sampler = Heun(2, correction=average)
+            sampler.times = lambda degradation, t_start=1.0: grid
+            steps.append(list(sampler.trajectory(clip_denoised, degradation, x, t_start=0.5))[1].x)
         return (steps[0] - steps[1]).norm().item()
 
     assert math.log2(gap(0.016) / gap(0.008)) == pytest.approx(3, abs=0.1)
 
 
 def test_churn_never_leaves_the_range_of_t():
-    degradation, asked = GaussianNoise(10, Karras()), []
-    walk = Heun(4, churn=2.0).trajectory(lambda x, t: asked.append(t) or x / 2, degradation, noise(*SHAPE))
+    degradation, build_condition = GaussianNoise(10, Karras()), []
+    walk = Heun(4, churn=2.0).trajectory(lambda x, t: build_condition.append(t) or x / 2, degradation, noise(*SHAPE))
     assert len(list(walk)) == 5
-    assert max(t.max().item() for t in asked) == 1
-    assert asked[0].unique().tolist() == [1.0]
+    assert max(t.max().item() for t in build_condition) == 1
+    assert build_condition[0].unique().tolist() == [1.0]
 
 
 def algorithm_1(denoise, x, sigma):
     """2206.00364, Algorithm 1, with σ(t) = t and s(t) = 1, from D(x; σ)."""
     for now, after in itertools.pairwise(sigma):
         d = (x - denoise(x, now)) / now
-        ahead = x + (after - now) * d
+        x_next = x + (after - now) * d
         if after != 0:
-            d_prime = (ahead - denoise(ahead, after)) / after
-            ahead = x + (after - now) * (d + d_prime) / 2
-        x = ahead
+            d_prime = (x_next - denoise(x_next, after)) / after
+            x_next = x + (after - now) * (d + d_prime) / 2
+        x = x_next
     return x
 
 
@@ -132,5 +132,5 @@ def test_the_published_setting_is_edm_s_algorithm_1_on_a_mixture_of_gaussians():
     assert walked.dtype == torch.float64
     assert torch.allclose(walked, expected, rtol=0, atol=1e-11)
     assert len(calls) == 35
-    other = Heun(n, Rho(), average="x0")(oracle, degradation, x)
+    other = Heun(n, KarrasSpacing(), correction="x0")(oracle, degradation, x)
     assert (other - expected).abs().max() > 1e-3, "another second-order average is told apart"

@@ -7,8 +7,8 @@ import torch
 from samplers.test_ddim import noise, restorer
 
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
-from diffusion_lightning.noise_schedules import VE, VP
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.degradations.noise_schedules import VE, VP
+from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.samplers import DDIM, Cold, ConsistentAnnealed, Heun, Momentum, Multistep
 
 SHAPE = (2, 3, 4, 5)
@@ -52,13 +52,13 @@ def test_momentum_adds_the_image_s_change_to_a_posterior_step_of_the_noise(steps
         t, s = (torch.full((2,), 1 - k / steps, dtype=torch.float64) for k in (i, i + 1))
         now, after = (degradation.sigma(u)[0].item() ** 2 for u in (t, s))
         x0 = restorer(x, t)
-        before, ahead = (degradation.operator(x0, u, {}) for u in (t, s))
+        before, x_next = (degradation.operator(x0, u, {}) for u in (t, s))
         if after == 0:
-            x = ahead
+            x = x_next
             continue
         precision = 1 / after + 1 / (now - after)
         mean = (before / after + x / (now - after)) / precision
-        x = mean + precision**-0.5 * torch.randn(SHAPE, dtype=torch.float64, generator=generator) + ahead - before
+        x = mean + precision**-0.5 * torch.randn(SHAPE, dtype=torch.float64, generator=generator) + x_next - before
     assert same(Momentum(steps)(restorer, degradation, start, generator=keyed_generator("walk")), x)
 
 
@@ -113,7 +113,7 @@ def test_dpm_solver_s_two_orders_are_ddim_and_multistep_in_lambda(schedule, step
     degradation, x = GaussianNoise(20, schedule), noise(*SHAPE)
     assert same(DDIM(steps)(restorer, degradation, x), dpm_solver(degradation, x, steps, 1))
     second = dpm_solver(degradation, x, steps, 2)
-    assert same(Multistep(steps, spacing="lambda")(restorer, degradation, x), second)
+    assert same(Multistep(steps, step_variable="lambda")(restorer, degradation, x), second)
     if steps > 2:
         assert not same(Multistep(steps)(restorer, degradation, x), second, 1e-3)
 
@@ -130,7 +130,7 @@ def test_multistep_s_first_step_from_alpha_0_is_ddim_s_and_finite():
             return (1 - t).view(-1, 1, 1, 1) * x
 
     for spacing in ("t", "lambda"):
-        walk = list(Multistep(6, spacing=spacing).trajectory(restorer, Vanishing(6), noise(*SHAPE)))
+        walk = list(Multistep(6, step_variable=spacing).trajectory(restorer, Vanishing(6), noise(*SHAPE)))
         plain = list(DDIM(6).trajectory(restorer, Vanishing(6), noise(*SHAPE)))
         # In λ the second step has h_prev = ∞, and none is continued.
         same_points = 3 if spacing == "lambda" else 2
@@ -141,7 +141,7 @@ def test_multistep_s_first_step_from_alpha_0_is_ddim_s_and_finite():
 
 
 @pytest.mark.parametrize(
-    "sampler", [Heun(5), Heun(5, average="slope"), Multistep(5)], ids=["Heun", "slopes", "Multistep"]
+    "sampler", [Heun(5), Heun(5, correction="slope"), Multistep(5)], ids=["Heun", "slopes", "Multistep"]
 )
 def test_a_trajectory_shows_the_network_s_own_guess_and_not_the_corrected_one(sampler):
     degradation = GaussianNoise(20)
@@ -159,8 +159,8 @@ def test_a_trajectory_shows_the_network_s_own_guess_and_not_the_corrected_one(sa
         (lambda: Heun(churn=-1), "churn=-1: choose 0"),
         (lambda: Heun(churn_min=2, churn_max=1), "churn_min=2, churn_max=1: choose"),
         (lambda: Heun(churn_noise=0), "churn_noise=0: choose"),
-        (lambda: Heun(average="x"), "average='x': choose x0, slope or integral"),
-        (lambda: Multistep(spacing="x"), "spacing='x': choose t or lambda"),
+        (lambda: Heun(correction="x"), "correction='x': choose x0, slope or integral"),
+        (lambda: Multistep(step_variable="x"), "spacing='x': choose t or lambda"),
     ],
     ids=["eta", "churn", "churn's range", "churn's factor", "average", "spacing"],
 )
@@ -187,8 +187,8 @@ class Falling(GaussianBlur):
         (ConsistentAnnealed(), Pictures(), "Pictures has none"),
         (Heun(churn=1), GaussianBlur(noise=1.0), "churn=1 .*GaussianBlur is none: use churn=0"),
         (Heun(churn=1), Pictures(), "Pictures is none: use churn=0"),
-        (Heun(average="slope"), GaussianBlur(noise=1.0), "GaussianBlur is none: use average='x0'"),
-        (Multistep(spacing="lambda"), GaussianBlur(noise=1.0), "GaussianBlur is none: use spacing='t'"),
+        (Heun(correction="slope"), GaussianBlur(noise=1.0), "GaussianBlur is none: use correction='x0'"),
+        (Multistep(step_variable="lambda"), GaussianBlur(noise=1.0), "GaussianBlur is none: use spacing='t'"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )

@@ -1,18 +1,18 @@
-"""Langevin corrections against the reference's formulas and the papers' loops: spine checks 8, 10 and 11."""
+"""Langevin corrector_steps against the reference's formulas and the papers' loops: spine checks 8, 10 and 11."""
 
 import itertools
 
 import pytest
 import torch
-from oracles import GaussianOracle, Perfect, energy_distance
-from samplers.mixtures import mixture
+from helpers.oracles import GaussianOracle, Perfect, energy_distance
+from helpers.mixtures import mixture
 
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.noise_schedules import VE, VP, Straight, SubVP
-from diffusion_lightning.rng import image_generators, keyed_generator
+from diffusion_lightning.degradations.noise_schedules import VE, VP, FlowMatching, SubVP
+from diffusion_lightning.core.rng import per_image_generators, keyed_generator
 from diffusion_lightning.samplers import AnnealedLangevin, PredictorCorrector, ProbabilityFlow
-from diffusion_lightning.samplers.base import Walk, alpha_at, sigma_at
-from diffusion_lightning.schedules import per_image
+from diffusion_lightning.samplers.base import SamplerState, alpha_at, sigma_at
+from diffusion_lightning.core.tables import append_dims
 
 VARIANCE, MEAN, LEVELS = 0.3, 0.7, 12
 SCHEDULES = {"VE": lambda: VE(0.1, 4.0), "VP": VP, "sub-VP": SubVP, "cosine": lambda: "cosine"}
@@ -25,7 +25,7 @@ def draw(*shape, seed=0):
 
 def restorer(x, t):
     """Smooth, and neither linear nor right."""
-    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + per_image(t, x)
+    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + append_dims(t, x)
 
 
 class Mutant(AnnealedLangevin):
@@ -43,7 +43,7 @@ class Mutant(AnnealedLangevin):
 
 def response(sampler, degradation, t):
     """A and B of x' = α_t m + A (x − α_t m) + B η, read off a correction with the oracle of N(m, λ)."""
-    walk = Walk(GaussianOracle(degradation, MEAN, VARIANCE), degradation, {}, keyed_generator(1), holds_noise=False)
+    walk = SamplerState(GaussianOracle(degradation, MEAN, VARIANCE), degradation, {}, keyed_generator(1), fixed_noise=False)
     centre = torch.full((1, 1, 4, 4), alpha_at(degradation, t) * MEAN, dtype=torch.float64)
     eta = draw(1, 1, 4, 4, seed=1)
     added = sampler.correct(walk, centre, t, 0.0)[1] - centre
@@ -95,12 +95,12 @@ def test_many_corrections_give_the_law_of_x_t_up_to_the_known_bias(schedule, t):
     assert excess[1] / excess[2] == pytest.approx(2, abs=0.06)
 
 
-@pytest.mark.parametrize("corrections", [1, 4])
-def test_annealed_langevin_is_ncsn_s_loop_with_ncsnv2_s_end(corrections):
+@pytest.mark.parametrize("corrector_steps", [1, 4])
+def test_annealed_langevin_is_ncsn_s_loop_with_ncsnv2_s_end(corrector_steps):
     """x ← x + (α_i/2) s(x, σ_i) + √α_i z with α_i = ε_0 σ_i²/σ_L², at the end x + σ_L² s(x, σ_L)."""
     degradation = GaussianNoise(LEVELS, VE(0.1, 4.0))
     base = 0.002
-    sampler = AnnealedLangevin(corrections=corrections, rate=base / (2 * 0.1**2))
+    sampler = AnnealedLangevin(corrector_steps=corrector_steps, rate=base / (2 * 0.1**2))
     x = 4 * draw(3, 2, 4, 5)
     walked = sampler(restorer, degradation, x, generator=keyed_generator("walk"))
     generator = keyed_generator("walk")
@@ -108,21 +108,21 @@ def test_annealed_langevin_is_ncsn_s_loop_with_ncsnv2_s_end(corrections):
         sigma = 0.1 * 40 ** ((k - 1) / (LEVELS - 1))
         t = torch.full((3,), k / LEVELS, dtype=torch.float64)
         step = base * sigma**2 / 0.1**2
-        for _ in range(corrections):
+        for _ in range(corrector_steps):
             score = (restorer(x, t) - x) / sigma**2
             x = x + step / 2 * score + step**0.5 * torch.randn(x.shape, dtype=x.dtype, generator=generator)
     x = x + sigma**2 * (restorer(x, t) - x) / sigma**2
     assert torch.allclose(walked, x, rtol=0, atol=1e-11)
 
 
-def predictor_corrector(degradation, x, times, corrections, noise=2.0, alphas=True, batch=False, stale=False):
+def predictor_corrector(degradation, x, times, corrector_steps, noise=2.0, alphas=True, batch=False, stale=False):
     """The loop of 2011.13456 in terms of the score, with the norms of each image; the last four are mutations."""
     generator = keyed_generator("walk")
     for t, s in itertools.pairwise(times):
         time = torch.full((len(x),), t, dtype=x.dtype)
         (alpha_t, alpha_s), (sigma_t, sigma_s) = ([f(degradation, u) for u in (t, s)] for f in (alpha_at, sigma_at))
         beta = 1 - (alpha_t / alpha_s) ** 2
-        for _ in range(corrections):
+        for _ in range(corrector_steps):
             x0 = restorer(x, time)
             score = (alpha_t * x0 - x) / sigma_t**2
             eta = torch.randn(x.shape, dtype=x.dtype, generator=generator)
@@ -141,13 +141,13 @@ def predictor_corrector(degradation, x, times, corrections, noise=2.0, alphas=Tr
 
 
 @every_schedule
-@pytest.mark.parametrize("corrections", [1, 3])
-def test_predictor_corrector_is_the_paper_s_corrector_and_then_ancestral_sampling(schedule, corrections):
+@pytest.mark.parametrize("corrector_steps", [1, 3])
+def test_predictor_corrector_is_the_paper_s_corrector_and_then_ancestral_sampling(schedule, corrector_steps):
     degradation = GaussianNoise(LEVELS, schedule())
     x = sigma_at(degradation, 1.0) * draw(3, 2, 4, 5)
-    sampler = PredictorCorrector(corrections=corrections)
+    sampler = PredictorCorrector(corrector_steps=corrector_steps)
     walked = sampler(restorer, degradation, x, generator=keyed_generator("walk"))
-    written = (degradation, x, sampler.times(degradation), corrections)
+    written = (degradation, x, sampler.times(degradation), corrector_steps)
     assert torch.allclose(walked, predictor_corrector(*written), rtol=0, atol=1e-11)
     mutations = [{"noise": 1.0}, {"batch": True}, {"stale": True}]
     if alpha_at(degradation, 1.0) < 1:
@@ -158,7 +158,7 @@ def test_predictor_corrector_is_the_paper_s_corrector_and_then_ancestral_samplin
 
 def test_the_steps_of_a_trajectory_show_the_image_and_its_guess_before_the_corrections():
     degradation, x = GaussianNoise(LEVELS), draw(2, 1, 4, 4)
-    for sampler in (AnnealedLangevin(), PredictorCorrector(), PredictorCorrector(ProbabilityFlow(), corrections=2)):
+    for sampler in (AnnealedLangevin(), PredictorCorrector(), PredictorCorrector(ProbabilityFlow(), corrector_steps=2)):
         for step in itertools.islice(sampler.trajectory(restorer, degradation, x, None, keyed_generator(0)), LEVELS):
             assert torch.equal(step.x0, restorer(step.x, torch.full((2,), step.t, dtype=torch.float64)))
 
@@ -170,9 +170,9 @@ def test_the_steps_of_a_trajectory_show_the_image_and_its_guess_before_the_corre
 )
 def test_an_image_is_corrected_alike_alone_and_in_a_batch_of_8(sampler):
     degradation, x = GaussianNoise(LEVELS), draw(8, 3, 5, 7) * torch.linspace(0.1, 3, 8).double().view(8, 1, 1, 1)
-    batch = sampler(restorer, degradation, x, generator=image_generators(1, range(8)))
+    batch = sampler(restorer, degradation, x, generator=per_image_generators(1, range(8)))
     for i in range(8):
-        alone = sampler(restorer, degradation, x[i : i + 1], generator=image_generators(1, [i]))
+        alone = sampler(restorer, degradation, x[i : i + 1], generator=per_image_generators(1, [i]))
         assert torch.allclose(alone, batch[i : i + 1], rtol=0, atol=1e-12)
 
 
@@ -180,7 +180,7 @@ def test_an_image_is_corrected_alike_alone_and_in_a_batch_of_8(sampler):
 def test_without_a_residual_a_correction_adds_noise_of_the_variance_2_sigma_squared_and_no_nan(dtype):
     """‖g‖ = 0 has no finite ε by the rule; its bound σ_t² is what remains."""
     degradation, clean = GaussianNoise(LEVELS, VE(0.1, 4.0)), draw(2, 1, 4, 4).to(dtype)
-    walk = Walk(Perfect(clean), degradation, {}, keyed_generator("walk"), holds_noise=False)
+    walk = SamplerState(Perfect(clean), degradation, {}, keyed_generator("walk"), fixed_noise=False)
     corrected = PredictorCorrector().correct(walk, clean, 0.5, 0.4)[1]
     eta = torch.randn(
         clean.shape, generator=keyed_generator("walk"), dtype=torch.promote_types(dtype, torch.float32)
@@ -191,7 +191,7 @@ def test_without_a_residual_a_correction_adds_noise_of_the_variance_2_sigma_squa
     assert torch.equal(PredictorCorrector()(Perfect(clean), degradation, clean), clean)
 
 
-@pytest.mark.parametrize("schedule", [VE, VP, Straight], ids=lambda schedule: schedule.__name__)
+@pytest.mark.parametrize("schedule", [VE, VP, FlowMatching], ids=lambda schedule: schedule.__name__)
 def test_a_walk_from_nothing_to_nothing_is_finite_also_where_alpha_ends_at_0(schedule):
     degradation, nothing = GaussianNoise(LEVELS, schedule()), torch.zeros(2, 1, 4, 4)
     for step in PredictorCorrector().trajectory(lambda x, t: 0 * x, degradation, nothing, {}, keyed_generator(0)):
@@ -204,7 +204,7 @@ def annealed_distance(**mutation):
     oracle = mixture(degradation)
     clean, fresh = (oracle.sample(2000, keyed_generator(name)) for name in ("clean", "fresh"))
     x = clean + 3 * draw(2000, 1, 1, 2, seed="noise")
-    sampler = Mutant(0.15, corrections=12, **mutation)
+    sampler = Mutant(0.15, corrector_steps=12, **mutation)
     return energy_distance(sampler(oracle, degradation, x, generator=keyed_generator("walk")), fresh)
 
 

@@ -6,11 +6,11 @@ from functools import cache
 import mpmath
 import pytest
 import torch
-from oracles import GaussianOracle, product_of_gaussians
+from helpers.oracles import GaussianOracle, product_of_gaussians
 
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.noise_schedules import VE, VP, SubVP
-from diffusion_lightning.rng import keyed_generator
+from diffusion_lightning.degradations.noise_schedules import VE, VP, SubVP
+from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.samplers import DDIM, DDPM, PredictorCorrector
 from diffusion_lightning.samplers.base import alpha_at, sigma_at
 

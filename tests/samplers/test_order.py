@@ -8,12 +8,12 @@ import math
 from functools import cache
 
 import pytest
-from samplers.mixtures import degraded_mixture
+from helpers.mixtures import degraded_mixture
 
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
-from diffusion_lightning.noise_schedules import VP
+from diffusion_lightning.degradations.noise_schedules import VP
 from diffusion_lightning.samplers import Heun, Multistep, ProbabilityFlow
-from diffusion_lightning.samplers.grids import TimeGrid
+from diffusion_lightning.samplers.spacing import StepSpacing
 
 LOW, HIGH, NUMBER, FINE = 0.05, 0.95, 150, 512
 CASES = {
@@ -23,7 +23,7 @@ CASES = {
 }
 
 
-class Inner(TimeGrid):
+class Inner(StepSpacing):
     """Even steps that end at ``LOW`` in the place of 0."""
 
     def times(self, degradation, steps, start):
@@ -48,19 +48,19 @@ class FullContinuation(Multistep):
     """x̂_0 continued to the end of the step: the factor ½ is dropped."""
 
     def step(self, walk, x, t, s):
-        x0 = further = walk.guess(x, t).x0
+        x0 = further = walk.predict_x0(x, t).x0
         if walk.previous is not None:
             further = x0 + (t - s) / (walk.previous.t - t) * (x0 - walk.previous.x0)
-        return x0, walk.move(x, further, t, s, *self.coefficients(walk.degradation, t, s))
+        return x0, walk.transition(x, further, t, s, *self.coefficients(walk.degradation, t, s))
 
 
 RULES = {
     "the flow": ProbabilityFlow,
     "Heun": Heun,
-    "Heun of slopes": lambda steps, grid: Heun(steps, grid, average="slope"),
-    "Heun of integrals": lambda steps, grid: Heun(steps, grid, average="integral"),
+    "Heun of slopes": lambda steps, grid: Heun(steps, grid, correction="slope"),
+    "Heun of integrals": lambda steps, grid: Heun(steps, grid, correction="integral"),
     "Multistep": Multistep,
-    "Multistep in lambda": lambda steps, grid: Multistep(steps, grid, spacing="lambda"),
+    "Multistep in lambda": lambda steps, grid: Multistep(steps, grid, step_variable="lambda"),
     "Heun without ½": FullWeight,
     "Heun with a lagging κ": LaggingHeun,
     "Multistep without ½": FullContinuation,
@@ -72,7 +72,7 @@ def end(case, rule, steps):
     """Where the walk is at t = .05; its start is the same for every rule."""
     degradation = CASES[case]()
     oracle, x, params = degraded_mixture(degradation, NUMBER, HIGH)
-    *_, last = RULES[rule](steps, Inner()).trajectory(oracle, degradation, x, params, start=HIGH)
+    *_, last = RULES[rule](steps, Inner()).trajectory(oracle, degradation, x, params, t_start=HIGH)
     return last.x
 
 

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lightning.schedules import TableCache
-from diffusion_lightning.types import Generators, Params
+from diffusion_lightning.core.tables import TensorCache
+from diffusion_lightning.core.types import Generators, Params
 
 
-class Native(NamedTuple):
+class BatchedCorruption(NamedTuple):
     """A corruption in closed form."""
 
-    apply: Callable[[Tensor, Tensor, Params, TableCache], Tensor]
+    apply: Callable[[Tensor, Tensor, Params, TensorCache], Tensor]
     draw: Callable[[Tensor, Generators], Params] | None = None  # of images (N, C, H, W): only shape, dtype, device
     drawn: tuple[str, ...] = ()  # the names of what is drawn
     rgb: bool = False  # whether it is defined for three channels only

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_lightning import rng
-from diffusion_lightning.degradations.corruptions.base import Native, constants
-from diffusion_lightning.schedules import TableCache, per_image
-from diffusion_lightning.types import Generators, Params
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.tables import TensorCache, append_dims
+from diffusion_lightning.core.types import Generators, Params
+from diffusion_lightning.degradations.corruptions.base import BatchedCorruption, constants
 
 GAUSSIAN_BLUR = (1.0, 2.0, 3.0, 4.0, 6.0)
 GLASS_BLUR = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
@@ -26,23 +26,23 @@ ZOOM_BLUR = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03
 PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)
 ELASTIC_TRANSFORM = (12.5, 16.25, 21.25, 25.0, 30.0)
 
-REACH, SPREAD = 40, 29
+MAX_SHIFT, SPREAD = 40, 29
 """How far the motion blur looks, in pixels: to the right by 2·20, up or down by that times sin 45°."""
 
 Border = Literal["edge", "symmetric", "reflect"]
 
 
-def gaussian_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def gaussian_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """A Gaussian of c pixels, cut off at 4 c; beyond the border its edge."""
     return _along_axes(x, level, cache, "gaussian_blur", lambda n: _gaussians(n, GAUSSIAN_BLUR))
 
 
-def pixelate(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def pixelate(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """Means over the blocks of a picture of c times the size, enlarged by nearest neighbour."""
     return _along_axes(x, level, cache, "pixelate", lambda n: torch.stack([_blocks(n, c) for c in PIXELATE]))
 
 
-def _along_axes(x: Tensor, level: Tensor, cache: TableCache, name: str, build: Callable[[int], Tensor]) -> Tensor:
+def _along_axes(x: Tensor, level: Tensor, cache: TensorCache, name: str, build: Callable[[int], Tensor]) -> Tensor:
     """A x Bᵀ with matrices from tables (5, size, size)."""
 
     def matrices(size: int) -> Tensor:
@@ -87,7 +87,7 @@ def _blocks(size: int, share: float) -> Tensor:
     return (member / member.sum(1, keepdim=True))[nearest]
 
 
-def defocus_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def defocus_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """A disk with a soft rim; beyond the border the mirror image."""
     height, width = x.shape[-2:]
     reach = max(radius for radius, _ in DEFOCUS_BLUR)
@@ -113,7 +113,7 @@ def _disk(radius: int, rim: float, reach: int) -> Tensor:
     return F.pad(soften @ (disk / disk.sum()) @ soften.mT, [reach - half] * 4)
 
 
-def zoom_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def zoom_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """The mean of the picture and of its middle enlarged by 1, 1.01, …."""
     height, width = x.shape[-2:]
 
@@ -126,7 +126,7 @@ def zoom_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Te
     for (top, rows, high, left, columns, wide), weight in zip(zooms, table[:, level - 1], strict=True):
         middle = x[..., top : top + rows, left : left + columns]
         layer = F.interpolate(middle, size=(high, wide), mode="bilinear", align_corners=True)
-        blurred = torch.addcmul(blurred, per_image(weight, x), layer[..., :height, :width])
+        blurred = torch.addcmul(blurred, append_dims(weight, x), layer[..., :height, :width])
     return blurred
 
 
@@ -148,13 +148,13 @@ def draw_direction(x: Tensor, generator: Generators) -> Params:
     return {"direction": rng.uniform((len(x), 1), generator, like=x)}
 
 
-def motion_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def motion_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """Half a Gaussian along a line that goes right, up to 45° up or down; beyond the border its edge.
 
     As in ImageNet-C the line ends where it would leave a picture that it crosses, which is then darker.
     """
     height, width = x.shape[-2:]
-    down, right = min(SPREAD, height - 1), min(REACH, width - 1)
+    down, right = min(SPREAD, height - 1), min(MAX_SHIFT, width - 1)
     angle = torch.deg2rad(90 * params["direction"].to(x.device).double() - 45)
     along = torch.arange(2 * max(radius for radius, _ in MOTION_BLUR) + 1, device=x.device)
     shift_down, shift_right = -torch.ceil(along * angle.sin() - 0.5), -torch.ceil(along * angle.cos() - 0.5)
@@ -178,7 +178,7 @@ def draw_shuffle(x: Tensor, generator: Generators) -> Params:
     return {"shuffle": rng.uniform((len(x), passes, 2, *x.shape[-2:]), generator, like=x)}
 
 
-def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """A blur, pixels that take a neighbour's place, and the blur again.
 
     From the last pixel to the first, each takes what its neighbour holds by then (ImageNet-C means to swap the two, but
@@ -219,7 +219,7 @@ def draw_elastic(x: Tensor, generator: Generators) -> Params:
     return {"uniform": rng.uniform((len(x), 2, *x.shape[-2:]), generator, like=x)}
 
 
-def elastic_transform(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def elastic_transform(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """Every pixel taken from c times a smoothed random displacement away; beyond the border the mirror image."""
     height, width = x.shape[-2:]
 
@@ -236,11 +236,11 @@ def elastic_transform(x: Tensor, level: Tensor, params: Params, cache: TableCach
 
 
 BLURS = {
-    "gaussian_blur": Native(gaussian_blur),
-    "glass_blur": Native(glass_blur, draw_shuffle, ("shuffle",)),
-    "defocus_blur": Native(defocus_blur),
-    "motion_blur": Native(motion_blur, draw_direction, ("direction",)),
-    "zoom_blur": Native(zoom_blur),
-    "pixelate": Native(pixelate),
-    "elastic_transform": Native(elastic_transform, draw_elastic, ("uniform",)),
+    "gaussian_blur": BatchedCorruption(gaussian_blur),
+    "glass_blur": BatchedCorruption(glass_blur, draw_shuffle, ("shuffle",)),
+    "defocus_blur": BatchedCorruption(defocus_blur),
+    "motion_blur": BatchedCorruption(motion_blur, draw_direction, ("direction",)),
+    "zoom_blur": BatchedCorruption(zoom_blur),
+    "pixelate": BatchedCorruption(pixelate),
+    "elastic_transform": BatchedCorruption(elastic_transform, draw_elastic, ("uniform",)),
 }

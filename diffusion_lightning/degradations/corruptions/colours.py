@@ -7,9 +7,9 @@ that both agree on 8-bit pictures and a network's black is not coloured.
 
 from torch import Tensor
 
-from diffusion_lightning.degradations.corruptions.base import Native, constants
-from diffusion_lightning.schedules import TableCache
-from diffusion_lightning.types import Params
+from diffusion_lightning.core.tables import TensorCache
+from diffusion_lightning.core.types import Params
+from diffusion_lightning.degradations.corruptions.base import BatchedCorruption, constants
 
 CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -19,20 +19,20 @@ GREY_LEVEL = 1 / 255
 """The least value, and the least chroma, of an 8-bit picture's colours."""
 
 
-def contrast(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def contrast(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """Each channel c times as far from its mean over the image."""
     mean = x.mean((-2, -1), keepdim=True)
     return (x - mean) * constants(CONTRAST, level, x) + mean
 
 
-def brightness(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def brightness(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """V + c in HSV: the colour is scaled, black becomes grey."""
     value = x.amax(1, keepdim=True)
     brighter = (value + constants(BRIGHTNESS, level, x)).clamp(max=1)
     return brighter * (1 - (value - x) / value.clamp(min=GREY_LEVEL))
 
 
-def saturate(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def saturate(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """a S + b in HSV; the hue of grey is red."""
     factor, offset = constants(SATURATE, level, x)
     value = x.amax(1, keepdim=True)
@@ -44,7 +44,7 @@ def saturate(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Ten
 
 
 COLOURS = {
-    "brightness": Native(brightness, rgb=True),
-    "contrast": Native(contrast),
-    "saturate": Native(saturate, rgb=True),
+    "brightness": BatchedCorruption(brightness, rgb=True),
+    "contrast": BatchedCorruption(contrast),
+    "saturate": BatchedCorruption(saturate, rgb=True),
 }

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from diffusion_lightning import rng
-from diffusion_lightning.degradations.corruptions.base import Native, constants
-from diffusion_lightning.schedules import TableCache
-from diffusion_lightning.types import Generators, Params
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.tables import TensorCache
+from diffusion_lightning.core.types import Generators, Params
+from diffusion_lightning.degradations.corruptions.base import BatchedCorruption, constants
 
 GAUSSIAN_NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)
 SPECKLE_NOISE = (0.15, 0.2, 0.35, 0.45, 0.6)
@@ -27,23 +27,23 @@ def uniforms(x: Tensor, generator: Generators) -> Params:
     return {"uniform": rng.uniform(x.shape, generator, like=x)}
 
 
-def gaussian_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def gaussian_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """x + c n with n ~ N(0, 1)."""
     return x + constants(GAUSSIAN_NOISE, level, x) * params["normal"].to(x)
 
 
-def speckle_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def speckle_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """x + c x n with n ~ N(0, 1)."""
     return x + constants(SPECKLE_NOISE, level, x) * x * params["normal"].to(x)
 
 
-def impulse_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def impulse_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """Black or white with probability c/2 each: the ends of one uniform, so that what has flipped stays flipped."""
     c, uniform = constants(IMPULSE_NOISE, level, x), params["uniform"].to(x)
     return torch.where(uniform < c / 2, 1, torch.where(uniform > 1 - c / 2, 0, x))
 
 
-def shot_noise(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def shot_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """N/c with N ~ Poisson(c x), x in 8 bits: the inverse of the distribution function at one uniform a value.
 
     It is found by bisection in a table, 2 MB. Being whole numbers, the counts have no gradient.
@@ -66,8 +66,8 @@ def _poisson_table() -> Tensor:
 
 
 NOISES = {
-    "gaussian_noise": Native(gaussian_noise, normals, ("normal",)),
-    "shot_noise": Native(shot_noise, uniforms, ("uniform",)),
-    "impulse_noise": Native(impulse_noise, uniforms, ("uniform",)),
-    "speckle_noise": Native(speckle_noise, normals, ("normal",)),
+    "gaussian_noise": BatchedCorruption(gaussian_noise, normals, ("normal",)),
+    "shot_noise": BatchedCorruption(shot_noise, uniforms, ("uniform",)),
+    "impulse_noise": BatchedCorruption(impulse_noise, uniforms, ("uniform",)),
+    "speckle_noise": BatchedCorruption(speckle_noise, normals, ("normal",)),
 }

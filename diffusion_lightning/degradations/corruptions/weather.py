@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion_lightning import rng
-from diffusion_lightning.degradations.corruptions.base import Native, constants
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.tables import TensorCache
+from diffusion_lightning.core.types import Generators, Params
+from diffusion_lightning.degradations.corruptions.base import BatchedCorruption, constants
 from diffusion_lightning.degradations.corruptions.source import frost_photographs
-from diffusion_lightning.schedules import TableCache
-from diffusion_lightning.types import Generators, Params
 
 FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))
 FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
@@ -21,7 +21,7 @@ def draw_fog(x: Tensor, generator: Generators) -> Params:
     return {"uniform": rng.uniform((len(x), side, side), generator, like=x)}
 
 
-def fog(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def fog(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """(x + c f) max(x)/(max(x) + c), where f in [0, 1] is a plasma fractal."""
     (strength, decay), brightest = constants(FOG, level, x), x.amax((1, 2, 3), keepdim=True)
     heights = _plasma(params["uniform"].to(x), decay[:, :, 0])[:, None, : x.shape[-2], : x.shape[-1]]
@@ -51,7 +51,7 @@ def draw_frost(x: Tensor, generator: Generators) -> Params:
     return {"crop": rng.uniform((len(x), 3), generator, like=x)}
 
 
-def frost(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor:
+def frost(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
     """a x + b f, where f is a crop of a photograph of frost."""
     height, width = x.shape[-2:]
 
@@ -75,6 +75,6 @@ def frost(x: Tensor, level: Tensor, params: Params, cache: TableCache) -> Tensor
 
 
 WEATHER = {
-    "fog": Native(fog, draw_fog, ("uniform",)),
-    "frost": Native(frost, draw_frost, ("crop",), rgb=True),
+    "fog": BatchedCorruption(fog, draw_fog, ("uniform",)),
+    "frost": BatchedCorruption(frost, draw_frost, ("crop",), rgb=True),
 }

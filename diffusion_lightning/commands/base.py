@@ -1,0 +1,75 @@
+"""What `generate` and `restore` share: a Trainer that samples into image files, and trained weights for it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from diffusion_lightning.callbacks.writer import ImageWriter
+from diffusion_lightning.commands.inputs import SamplingInputs
+from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
+from diffusion_lightning.samplers import Sampler
+
+
+class PredictingTrainer(Trainer):
+    """``lightning.Trainer`` whose ``predict`` can sample into image files, with progress in sampling steps."""
+
+    def sample_to_files(self, module: RestorationModule, inputs: SamplingInputs, writer: ImageWriter) -> None:
+        """Sample from the inputs to t = 0 and write the images.
+
+        Args:
+            module: A trained module.
+            inputs: Where sampling starts.
+            writer: Names the files.
+        """
+        self.callbacks: list[Callback] = [c for c in self.callbacks if not isinstance(c, ImageWriter)] + [writer]
+        steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start)) - 1
+        number = -(-inputs.number // self.world_size)
+        sampling = module.sampling
+        with self._progress(number * steps) as advance:
+            module.sampling = sampling.replace(on_step=lambda step: advance(len(step.x)) if step.t > 0 else None)
+            self.predict(module, inputs, return_predictions=False)
+        module.sampling = sampling
+        self.strategy.barrier("written")
+
+    @contextmanager
+    def _progress(self, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over steps, in place of Lightning's over batches, which does not move during a trajectory."""
+        bar = self.progress_bar_callback
+        if bar is not None:
+            bar.disable()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        hidden = bar is None or not self.is_global_zero
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=hidden) as progress:
+            task = progress.add_task("steps × images", total=total)
+            yield lambda number: progress.advance(task, number)
+
+
+def trained_module(
+    model: LightningModule, ckpt_path: str | None, sampler: Sampler | None, steps: int | None, seed: int
+) -> RestorationModule:
+    """The module with the weights of a checkpoint, set up to sample as the command line says.
+
+    Args:
+        model: The module, which may have its weights already.
+        ckpt_path: The checkpoint to load, if any.
+        sampler: The sampler; the module's own if None.
+        steps: Number of sampling steps; the sampler's own if None.
+        seed: Random seed.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The model is not a RestorationModule, or the file is not a checkpoint of a trained one.
+    """
+    module = as_restoration_module(model)
+    if ckpt_path is not None:
+        checkpoint = read_checkpoint(ckpt_path)
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    sampler = sampler or module.sampling.sampler
+    module.sampling = module.sampling.replace(
+        sampler=sampler if steps is None else sampler.replace(steps=steps), seed=seed
+    )
+    return module

@@ -1,0 +1,159 @@
+"""The command line: LightningCLI's fit, validate, test and predict, and preview, generate, restore and compare.
+
+Values come from the command line, else from YAML, else from the checkpoint's hyperparameters, else from the defaults.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import metadata, version
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# Short class names on the command line and in YAML are those of the imported subclasses.
+import diffusion_lightning.modules
+import diffusion_lightning.networks
+import diffusion_lightning.objectives
+import diffusion_lightning.priors  # noqa: F401
+from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
+from diffusion_lightning.commands.help import PROGRAM, help_text
+from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
+from diffusion_lightning.commands.trainer import DiffusionTrainer
+from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.data import DegradationDataModule
+
+NO_DATA = ("generate", "restore")
+NEEDS_CHECKPOINT = ("generate", "restore", "compare")
+NO_LOGGER = ("generate", "restore", "preview", "compare", "predict")
+
+DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, with errors on one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Print which argument is wrong, and exit with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        sys.stderr.write(f"error: {shorten(message)} (see --help)\n")
+        raise SystemExit(2)
+
+
+class DiffusionCLI(LightningCLI):
+    """The LightningCLI of this package.
+
+    Args:
+        args: The arguments after the program's name; those of the process if None.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        self._current_subcommand = ""
+        super().__init__(
+            LightningModule,
+            DegradationDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=DiffusionTrainer,
+            parser_class=Parser,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"version": version(PROGRAM), "description": metadata(PROGRAM)["Summary"], "prog": PROGRAM},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands and ours, each with its arguments that are objects and not options."""
+        ours = {"generate", "restore", "preview", "compare"}
+        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in ours}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._current_subcommand = subcommand
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in NO_LOGGER:
+            parser.set_defaults({"trainer.logger": False})
+        return parser
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's, with RestorationModule as the default model, and optional data for generate and restore."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
+        parser.set_defaults({"model": {"class_path": DEFAULT_MODULE}})
+        required = self._current_subcommand not in NO_DATA
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with a checkpoint's hyperparameters as defaults, so that YAML and the command line override them."""
+        argv = merge_repeated_flags(list(args) if isinstance(args, Sequence) else sys.argv[1:])
+        subcommand = next((word for word in argv if word in self._subcommand_parsers), None)
+        path = flag_value("--ckpt_path", argv)
+        keyword = path in ("last", "best", "hpc")
+        if (path is None or keyword) and subcommand in NEEDS_CHECKPOINT and "--help" not in argv:
+            raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
+        if path is not None and subcommand is not None and not keyword:
+            saved = read_checkpoint(path).get("hyper_parameters", {})
+            module = {"class_path": saved.get("_class_path", DEFAULT_MODULE)}
+            module["init_args"] = {name: value for name, value in saved.items() if not name.startswith("_")}
+            self._subcommand_parsers[subcommand].set_defaults({"model": module})
+        self.config = parser.parse_args(argv)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
+
+    def before_instantiate_classes(self) -> None:
+        """Save the configuration of training runs only: other commands must not overwrite it."""
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            # Only a resumed run needs the best scores so far, which Lightning does not carry to another folder.
+            warnings.filterwarnings("ignore", "The dirpath has changed")
+
+    def instantiate_trainer(self, **kwargs: Any) -> DiffusionTrainer:
+        """Log into ``default_root_dir`` itself, if given, not into a numbered folder; `predict` writes image files."""
+        settings = self.config_init[self.subcommand].trainer
+        if settings.default_root_dir is not None and settings.logger in (None, True):
+            folder = str(settings.default_root_dir)
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(ImageWriter())  # type: ignore[attr-defined]
+        return trainer  # type: ignore[return-value]
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in ("validate", "test"):
+            # Its own table has these scores: Lightning's would repeat them.
+            kwargs["verbose"] &= not any(isinstance(c, RestorationMetrics) for c in self.trainer.callbacks)
+        return kwargs
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends in one line and status 1 or 2.
+
+    Args:
+        args: The arguments after the program's name; those of the process if None.
+    """
+    argv = list(args) if args is not None else sys.argv[1:]
+    if (text := help_text(argv)) is not None:
+        sys.stdout.write(text + "\n")
+        raise SystemExit(0 if argv else 2)
+    hide_advertisements()
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
+    warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
+    try:
+        DiffusionCLI(["--help" if word == "--help-all" else word for word in argv])
+    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
+        mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
+        unexpected = isinstance(error, RuntimeError) and not mismatched
+        if unexpected or os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
+            raise
+        remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
+        sys.stderr.write(f"error: {remedy if mismatched else shorten(str(error))}\n")
+        raise SystemExit(1) from error

@@ -1,0 +1,52 @@
+"""`compare`: several samplers on one checkpoint, as a table and a plot."""
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import nn
+
+from diffusion_lightning.callbacks.base import EvaluationCallback
+from diffusion_lightning.callbacks.sampler_comparison import SamplerComparison
+from diffusion_lightning.modules.restoration import as_restoration_module
+from diffusion_lightning.samplers import DDPM, ProbabilityFlow, Sampler
+
+
+def compare(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodule: LightningDataModule,
+    features: nn.Module,
+    samplers: list[Sampler] | None = None,
+    steps: list[int] | None = None,
+    ckpt_path: str | None = None,
+    output: str = "compared",
+    images: int = 256,
+    batch_size: int = 64,
+    seed: int = 0,
+    weights_only: bool | None = True,
+) -> None:
+    """Compare samplers on one checkpoint: Fréchet distance against network evaluations, as a table and a plot.
+
+    Args:
+        trainer: The trainer.
+        model: The model.
+        datamodule: The data, with whose held-out images the generated ones are compared.
+        features: The network of the Fréchet distance, such as DigitsClassifier or InceptionV3.
+        samplers: The samplers; ProbabilityFlow and, where it is defined, DDPM by default. --samplers+=Heun adds one.
+        steps: The numbers of steps; 5, 10, 20 and 50 by default.
+        ckpt_path: The checkpoint that `fit` wrote.
+        output: Folder for the table and the plot.
+        images: Images to generate with each sampler.
+        batch_size: Images at once per device.
+        seed: Random seed.
+        weights_only: Whether to load only plain data from the checkpoint.
+    """
+    module = as_restoration_module(model)
+    default: list[Sampler] = [ProbabilityFlow()]
+    if module.degradation.is_gaussian_diffusion:
+        default.append(DDPM())
+    samplers = samplers or default
+    for sampler in samplers:
+        sampler.check(module.degradation)
+    comparison = SamplerComparison(samplers, steps or [5, 10, 20, 50], features, output, images, batch_size, seed)
+    others: list[Callback] = [c for c in trainer.callbacks if not isinstance(c, EvaluationCallback)]  # type: ignore[attr-defined]
+    trainer.callbacks = [*others, comparison]  # type: ignore[attr-defined]
+    trainer.validate(module, datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=weights_only)

@@ -1,0 +1,184 @@
+"""The data modules of `generate` and `restore`: where sampling starts, the prior or a user's own images."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from diffusion_lightning.core.conditions import Condition, select_cyclic
+from diffusion_lightning.core.images import from_uint8, read_image
+from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
+from diffusion_lightning.data.degrade import degrade
+from diffusion_lightning.data.folder import find_images
+
+
+class SamplingInputs(LightningDataModule):
+    """Yields batches for ``predict``; every rank takes each world-size-th image.
+
+    Args:
+        number: Number of images.
+        batch_size: Images at once per device.
+
+    Attributes:
+        t_start: The severity of the images.
+    """
+
+    t_start: float = 1.0
+
+    def __init__(self, number: int, batch_size: int) -> None:
+        super().__init__()
+        if number < 1 or batch_size < 1:
+            raise ValueError(f"number={number}, batch_size={batch_size}: both must be at least 1")
+        self.number = number
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def batches(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The batches of these images, tensors on the CPU."""
+
+    def predict_dataloader(self) -> DataLoader:
+        """The batches of this rank."""
+        assert self.trainer is not None
+        indices = range(self.trainer.global_rank, self.number, self.trainer.world_size)
+        return DataLoader(_RankBatches(self, indices), batch_size=None)
+
+
+class PriorSamples(SamplingInputs):
+    """Images to generate from the module's prior.
+
+    Args:
+        number: Number of images.
+        batch_size: Images at once per device.
+        condition: Their condition, used cyclically.
+    """
+
+    def __init__(self, number: int, batch_size: int, condition: Condition | None = None) -> None:
+        super().__init__(number, batch_size)
+        self.condition = condition
+
+    def batches(self, indices: Sequence[int]) -> Iterator[GenerationBatch]:
+        """The indices of the images, and their conditions."""
+        for start in range(0, len(indices), self.batch_size):
+            chunk = torch.tensor(indices[start : start + self.batch_size])
+            yield GenerationBatch(chunk, select_cyclic(self.condition, chunk))
+
+
+class UpsampledImages(SamplingInputs):
+    """The images of one stage as the degraded images of the next: upsampled by repeating pixels, degraded to t = 1.
+
+    With ``Pixelate`` that is the image itself, with the noise of t = 1: the cascade of GLIDE (2112.10741, sec. 4.1).
+
+    Args:
+        paths: The files, in the order of the images.
+        channels: Channels of both stages: 1, 3 or 4.
+        batch_size: Images at once per device.
+        condition: Their condition, used cyclically.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], channels: int, batch_size: int, condition: Condition | None = None
+    ) -> None:
+        super().__init__(len(paths), batch_size)
+        self.paths = paths
+        self.channels = channels
+        self.condition = condition
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images, uint8, and their indices."""
+        for start in range(0, len(indices), self.batch_size):
+            chunk = indices[start : start + self.batch_size]
+            yield torch.stack([read_image(self.paths[i], self.channels) for i in chunk]), torch.tensor(chunk)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
+        """x_1 from the images of the previous stage."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        levels, index = batch
+        x = F.interpolate(from_uint8(levels), module.image_shape[1:], mode="nearest-exact")
+        ones, generators = (
+            torch.ones(len(x), device=x.device),
+            per_image_generators(module.sampling.seed, index, "stage"),
+        )
+        return degrade(module.degradation, x, ones, generators, index, select_cyclic(self.condition, index))
+
+
+class UserImages(SamplingInputs):
+    """A user's degraded images at their own sizes; images of one size share batches.
+
+    Args:
+        paths: The files.
+        channels: Channels of the trained network: 1, 3 or 4.
+        severity: Their assumed severity t, in (0, 1].
+        batch_size: Images at once per device.
+    """
+
+    def __init__(self, paths: Sequence[Path], channels: int, severity: float, batch_size: int) -> None:
+        super().__init__(len(paths), batch_size)
+        if not 0 < severity <= 1:
+            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        self.paths = paths
+        self.channels = channels
+        self.t_start = severity
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images, uint8, and their indices."""
+        buckets: dict[torch.Size, list[tuple[Tensor, int]]] = {}
+        for index in indices:
+            image = read_image(self.paths[index], self.channels)
+            bucket = buckets.setdefault(image.shape, [])
+            bucket.append((image, index))
+            if len(bucket) == self.batch_size:
+                yield _collate(buckets.pop(image.shape))
+        yield from map(_collate, buckets.values())
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
+        """The images as x_t; the random parameters of their degradation are unknown."""
+        x = from_uint8(batch[0])
+        return RestorationBatch(x, x, torch.full((len(x),), self.t_start, device=x.device), None, {}, batch[1])
+
+
+class _RankBatches(IterableDataset):
+    """Batches made in the process that uses them: iterable, so that Lightning does not distribute them once more."""
+
+    def __init__(self, inputs: SamplingInputs, indices: Sequence[int]) -> None:
+        self.inputs = inputs
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.inputs.batches(self.indices)
+
+
+def _collate(bucket: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([image for image, _ in bucket]), torch.tensor([index for _, index in bucket])
+
+
+def find_inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
+    """The images of a file or folder, and the names without suffix of their restorations.
+
+    Raises:
+        FileNotFoundError: The source is missing or has no images.
+        ValueError: Two images would get the same name, or an input would be overwritten.
+    """
+    if source.is_file():
+        paths, names = [source], [source.stem]
+    else:
+        paths = find_images(source)
+        relative = [path.relative_to(source) for path in paths]
+        stems = [str(path.with_suffix("")) for path in relative]
+        # Two formats of one image keep their suffixes, so that neither is overwritten.
+        names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, relative, strict=True)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(
+                f"two images would both be restored as {twice}.png: rename one, or restore them separately"
+            )
+    targets = {(output / f"{name}.png").resolve() for name in names}
+    if clash := next((path for path in paths if path.resolve() in targets), None):
+        raise ValueError(f"restoring would overwrite {clash}: choose another --output")
+    return paths, names

@@ -1,0 +1,102 @@
+"""The words of the command line and prints in words: repeated flags merged, errors shortened, advertisements left out."""
+
+import contextlib
+import inspect
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pydoc import locate
+from typing import Any
+
+PACKAGE = "diffusion_lightning"
+
+REPEATABLE = ("--prompt", "--label", "--upsampler")
+
+SUBTYPES = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: - "
+REWRITES = (
+    (r"- Expected a path but \S+ either not accessible or invalid - ", ""),
+    (SUBTYPES, ""),
+    (r" - Expected a <class 'NoneType'>", ""),
+    (r" Given value type: .*?(?= \(see --help\)|$)", ""),
+    (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
+    (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
+    (r"Expected an instantiatable class, but \S+ is abstract", "give the class first, then its arguments: CHOOSE"),
+    (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "give the class_path beside init_args: CHOOSE"),
+)
+"""Messages of jsonargparse, such as that of a value that fits none of several types, and their helpful part."""
+
+
+def shorten(message: str) -> str:
+    """A message on one line and without terminal colours; the last line of a traceback."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", message).strip()
+    if "Traceback (most recent call last)" in plain:
+        plain = plain.splitlines()[-1].partition(": ")[2] or plain
+    plain = " ".join(plain.split())
+    choices = _choices(plain)
+    for pattern, shorter in REWRITES:
+        plain = re.sub(pattern, shorter, plain)
+    return plain.replace("CHOOSE", choices)
+
+
+def _choices(message: str) -> str:
+    """The words and the classes of this package that fit the types in the message."""
+    types = "".join(re.findall(SUBTYPES, message)[-1:])  # the innermost of nested unions
+    words = [word for literal in re.findall(r"Literal\[(.*?)\]", types) for word in re.findall(r"'(\w+)'", literal)]
+    for path in re.findall(rf"<class '({PACKAGE}\.[\w.]+)'>", types):
+        concrete = {found.__name__ for found in _subclasses(locate(path)) if not inspect.isabstract(found)}
+        words += sorted(name for name in concrete if name[0] != "_")
+    return f"choose {', '.join(words)} or an import path" if words else "give its name or its import path"
+
+
+def _subclasses(base: Any) -> set[type]:
+    """A class of this package and its subclasses in this package."""
+    if not isinstance(base, type) or not base.__module__.startswith(f"{PACKAGE}."):
+        return set()
+    below: list[type] = base.__subclasses__()
+    return {base}.union(*map(_subclasses, below))
+
+
+def merge_repeated_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments with all values of each repeatable flag in one list, at the place of the first."""
+    found: dict[str, list[str]] = {}
+    kept: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag not in REPEATABLE:
+            kept.append(word)
+            continue
+        if flag not in found:
+            kept.append(flag)
+        following = value if equals else next(rest, None)
+        if following is not None:
+            found.setdefault(flag, []).append(following)
+    return [f"{word}={_as_list(word, found[word])}" if word in found else word for word in kept]
+
+
+def _as_list(flag: str, values: list[str]) -> str:
+    """The values as a list in JSON; a single value that is such a list already is returned as it is."""
+    with contextlib.suppress(ValueError):
+        if len(values) == 1 and isinstance(json.loads(values[0]), list):
+            return values[0]
+    return f"[{', '.join(values)}]" if flag == "--label" else json.dumps(values)
+
+
+def flag_value(flag: str, argv: Sequence[str]) -> str | None:
+    """The value of a flag, or None if it is not given."""
+    for word, following in zip(argv, [*argv, None][1:], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def hide_advertisements() -> None:
+    """Leave out Lightning's tips to install other products; they are not about the run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_a_tip)
+
+
+def _is_not_a_tip(record: logging.LogRecord) -> bool:
+    return not (record.getMessage().startswith("💡 Tip") and "try installing" in record.getMessage())

@@ -1,0 +1,57 @@
+"""`restore`: a user's own degraded images, restored with a trained checkpoint."""
+
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from rich import get_console
+
+from diffusion_lightning.callbacks.writer import ImageWriter
+from diffusion_lightning.commands.base import PredictingTrainer, trained_module
+from diffusion_lightning.commands.inputs import UserImages, find_inputs
+from diffusion_lightning.core.images import read_image
+from diffusion_lightning.samplers import Direct, Sampler
+
+
+def restore(
+    trainer: PredictingTrainer,
+    model: LightningModule,
+    input: str,
+    datamodule: LightningDataModule | None = None,
+    ckpt_path: str | None = None,
+    output: str = "restored",
+    severity: float = 1.0,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> None:
+    """Restore your own degraded images with a trained checkpoint.
+
+    Args:
+        trainer: The trainer.
+        model: The model.
+        input: An image file, or a folder of images.
+        datamodule: Not used.
+        ckpt_path: The checkpoint that `fit` wrote.
+        output: Folder for the restored images; each keeps its name, as a PNG.
+        severity: How degraded the images are, in (0, 1], where 1 is the degradation's end.
+        sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
+        steps: Number of sampling steps; the sampler's own by default.
+        seed: Random seed, for samplers that add noise.
+        batch_size: Images of one size at once per device.
+    """
+    module = trained_module(model, ckpt_path, sampler, steps, seed)
+    if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):
+        get_console().print(
+            f"The random parameters of {type(module.degradation).__name__} are unknown for your images: restoring them "
+            "in one step (Direct)."
+        )
+        module.sampling = module.sampling.replace(sampler=Direct())
+    paths, names = find_inputs(Path(input), Path(output))
+    channels = module.image_shape[0]
+    for path in paths:  # an unreadable image raises an error before the first one is written
+        read_image(path, channels)
+    inputs = UserImages(paths, channels, severity, batch_size)
+    trainer.sample_to_files(module, inputs, ImageWriter(output, names))
+    if trainer.is_global_zero:
+        get_console().print(f"{len(paths)} restored image(s) are in {output}", soft_wrap=True)

@@ -1,0 +1,8 @@
+"""The LightningModules: they own the parts, train the network and sample with it."""
+
+from diffusion_lightning.modules.adversarial import AdversarialModule
+from diffusion_lightning.modules.classifier import DegradedClassifier
+from diffusion_lightning.modules.restoration import RestorationModule
+from diffusion_lightning.modules.sampling import SamplingConfig
+
+__all__ = ["AdversarialModule", "DegradedClassifier", "RestorationModule", "SamplingConfig"]

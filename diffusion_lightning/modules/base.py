@@ -1,0 +1,58 @@
+"""What the LightningModules share: saved arguments, the optimizer and its scheduler, and means over held-out images."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+
+from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
+
+
+class OptimizedModule(LightningModule):
+    """A LightningModule whose optimizer and scheduler are arguments, and whose arguments are saved in checkpoints.
+
+    Args:
+        optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
+            ReduceLROnPlateau is stepped after each validation instead.
+    """
+
+    def __init__(
+        self, optimizer: OptimizerCallable | None = None, lr_scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__()
+        with without_module_warning():
+            self.save_hyperparameters()  # of the subclass that calls this too
+        keep_serializable(self.hparams)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the optimizer."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, with its scheduler if there is one."""
+        parameters = self.trainable_parameters()
+        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def log_held_out(self, name: str, append_dims: Tensor, index: Tensor | None) -> None:
+        """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""
+        if index is not None:
+            append_dims = append_dims[index >= 0]
+        # Every rank logs, a rank of only padding with weight 0: the others wait for it. Lightning averages the integer
+        # counts of the ranks and rounds: multiples of their number stay exact.
+        if len(append_dims):
+            value, count = append_dims.mean(), len(append_dims) * self.trainer.world_size
+        else:
+            value, count = append_dims.sum(), 0
+        self.log(name, value, prog_bar=True, batch_size=count, sync_dist=True)

@@ -1,0 +1,279 @@
+"""The LightningModule of the package: it trains the denoiser by the restoration loss, and samples from t = 1 to 0."""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from diffusion_lightning.conditioning.base import ConditionEmbedding, Conditioner
+from diffusion_lightning.core.conditions import Condition
+from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
+from diffusion_lightning.core.tables import append_dims
+from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
+from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.guidance.base import Guidance, clip_denoised
+from diffusion_lightning.modules.base import OptimizedModule
+from diffusion_lightning.modules.sampling import SamplingConfig
+from diffusion_lightning.objectives.losses import L1, RestorationLoss
+from diffusion_lightning.objectives.parameterizations import X0, Parameterization
+from diffusion_lightning.objectives.time_samplers import TimeSampler, UniformSteps
+from diffusion_lightning.priors.base import Prior
+from diffusion_lightning.priors.mixture import ChannelMeans
+from diffusion_lightning.samplers.base import Sampler
+from diffusion_lightning.samplers.ddim import ProbabilityFlow
+
+
+class RestorationModule(OptimizedModule):
+    """Trains a denoiser to undo a degradation, and samples with it.
+
+    Args:
+        degradation: How x_t is made from x_0.
+        denoiser: The network F(x_t, t); its output has the shape of the images. See ``networks.Network``.
+        parameterization: What the network predicts; x_0 by default.
+        loss: The restoration loss; L1 by default.
+        sampler: How to sample from t = 1 to 0; the probability flow with the degradation's own steps by default.
+        prior: The distribution of x_1; a Gaussian on the channel means by default.
+        time_sampler: Distribution of the training times t; t = k/T with uniform k by default.
+        conditioner: Embeds labels or captions for the denoiser; None trains an unconditional model.
+        guidance: How strongly sampling follows the condition; None for the denoiser as it was trained.
+        clip_denoised: Whether sampling clamps every x̂_0 to [-1, 1], as DDPM's code does: where α_t is small, small
+            errors of ε are large errors of x̂_0.
+        optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
+            ReduceLROnPlateau is stepped after each validation instead.
+
+    Attributes:
+        sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
+    """
+
+    def __init__(
+        self,
+        degradation: Degradation,
+        denoiser: nn.Module,
+        parameterization: Parameterization | None = None,
+        loss: RestorationLoss | None = None,
+        sampler: Sampler | None = None,
+        prior: Prior | None = None,
+        time_sampler: TimeSampler | None = None,
+        conditioner: Conditioner | None = None,
+        guidance: Guidance | None = None,
+        clip_denoised: bool = False,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        self.degradation = degradation
+        self.denoiser = denoiser
+        self.parameterization = parameterization or X0()
+        self.loss = loss or L1()
+        self.prior = prior or ChannelMeans()
+        self.time_sampler = time_sampler or UniformSteps()
+        self.conditioner = conditioner
+        self.clip_denoised = clip_denoised
+        self.sampling = SamplingConfig(sampler or ProbabilityFlow(), guidance)
+        for part in (self.parameterization, self.loss, self.sampling.sampler, self.time_sampler):
+            part.check(degradation)
+        self.parameterization.check_network(denoiser)
+        self.loss.check_variance(self.parameterization.predicts_variance)
+        if guidance is not None:
+            guidance.check(degradation)
+
+    def forward(self, x: Tensor, t: Tensor, embedding: ConditionEmbedding | None = None) -> Tensor:
+        """x̂_0 of the images x_t (B, C, H, W) at the times t (B,); see ``predict_x0``."""
+        return self.predict_x0(x, t, embedding).x0
+
+    def predict_x0(self, x: Tensor, t: Tensor, embedding: ConditionEmbedding | None = None) -> Prediction:
+        """x̂_0, and its log variance if the parameterization predicts it.
+
+        Args:
+            x: The images x_t, (B, C, H, W).
+            t: Their times, (B,).
+            embedding: The embedded condition, of B images or of one for all. A conditional model uses the null
+                condition if it is None.
+        """
+        scalings = self.parameterization.scalings(self.degradation, t)
+        with self._autocast():
+            scaled = (append_dims(scalings.c_in, x) * x).to(self._network_dtype(x))
+            if self.conditioner is None:  # the network may take no condition at all
+                output = self.denoiser(scaled, scalings.c_noise)
+            else:
+                embedding = self.conditioner.encode(None) if embedding is None else embedding
+                output = self.denoiser(scaled, scalings.c_noise, **embedding.expand(len(x))._asdict())
+        with torch.autocast(x.device.type, enabled=False):
+            output = output.to(torch.promote_types(x.dtype, torch.float32))
+            return self.parameterization.to_x0(self.degradation, x, t, output, scalings)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the training images.
+
+        Raises:
+            ValueError: The module has not been trained by `fit`, which fits its prior to the images.
+        """
+        if "shape" not in self.prior.state:
+            raise ValueError("the model has no fitted prior, so its image shape is unknown: train it by `fit`")
+        channels, height, width = self.prior.state["shape"].tolist()
+        return channels, height, width
+
+    def conditional_denoiser(self, condition: Condition | None) -> PredictFn:
+        """The denoiser (x_t, t) → ``Prediction`` with this condition, embedded once; without one, unconditional."""
+        with torch.inference_mode(False), torch.no_grad(), self._autocast():  # likelihoods differentiate in x_t
+            embedding = self._embed_condition(condition)
+        return lambda x, t: self.predict_x0(x, t, embedding)
+
+    def denoise_fn(self, condition: Condition | None = None, sampling: SamplingConfig | None = None) -> PredictFn:
+        """The denoiser that samplers call: conditional, guided, and clipped if ``clip_denoised`` is set.
+
+        Args:
+            condition: The condition of the images.
+            sampling: Has the guidance; the module's own ``sampling`` if None.
+        """
+        guidance = (sampling or self.sampling).guidance
+        if guidance is None:
+            denoise_fn = self.conditional_denoiser(condition)
+        else:
+            guidance.load(self.device)
+            denoise_fn = guidance.guide(self.conditional_denoiser, condition, self.degradation)
+        return clip_denoised(denoise_fn) if self.clip_denoised else denoise_fn
+
+    def sample_from(
+        self,
+        x: Tensor,
+        t_start: float = 1.0,
+        params: Params | None = None,
+        generator: Generators = None,
+        condition: Condition | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> Tensor:
+        """Sample from the images x (B, C, H, W) at ``t_start`` to t = 0: generation and restoration alike.
+
+        Args:
+            x: The images x_t at ``t_start``.
+            t_start: Their severity, in (0, 1].
+            params: The random parameters of the degradation, as far as they are known.
+            generator: For samplers that add noise.
+            condition: The condition of the images.
+            sampling: How to sample; the module's own ``sampling`` if None. Its seed is not used here.
+        """
+        sampling = sampling or self.sampling
+        denoise_fn = self.denoise_fn(condition, sampling)
+        return sampling.sampler(denoise_fn, self.degradation, x, params, generator, t_start, on_step=sampling.on_step)
+
+    def sample_prior(self, indices: Iterable[int] | Tensor, seed: int) -> tuple[Tensor, Params]:
+        """x_1 and its random parameters: image i is the same in any batch and on any number of devices."""
+        return self.prior.sample(self.degradation, per_image_generators(seed, indices, "generation"), self.device)
+
+    def generate(
+        self,
+        indices: Iterable[int] | Tensor,
+        condition: Condition | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> Tensor:
+        """Generate the images of these indices from the prior.
+
+        Args:
+            indices: The numbers of the images.
+            condition: Their condition.
+            sampling: How to sample, and the seed; the module's own ``sampling`` if None.
+        """
+        sampling = sampling or self.sampling
+        x, params = self.sample_prior(indices, sampling.seed)
+        return self.sample_from(x, 1.0, params, _step_generators(sampling.seed, indices), condition, sampling)
+
+    def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
+        """The restoration loss of a batch."""
+        loss = self.training_loss(self.predict_training_batch(batch), batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.t))
+        return loss
+
+    def predict_training_batch(self, batch: RestorationBatch) -> Prediction:
+        """The prediction of x_0 for a training batch, a fraction of whose conditions is dropped."""
+        condition = batch.condition
+        if self.conditioner is not None and condition is not None:
+            seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
+            key = (run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
+            condition = self.conditioner.drop(condition, keyed_generator(*key, "condition"))
+        return self.predict_x0(batch.degraded, batch.t, self._embed_condition(condition))
+
+    def training_loss(self, prediction: Prediction, batch: RestorationBatch) -> Tensor:
+        """The mean restoration loss of a prediction."""
+        return self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params).mean()
+
+    def validation_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The restoration loss of held-out images, each at its own fixed t."""
+        self._log_loss("val", batch)
+
+    def test_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The restoration loss of the test images."""
+        self._log_loss("test", batch)
+
+    def predict_step(
+        self, batch: RestorationBatch | GenerationBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Generate the images of a ``GenerationBatch``, or restore ``batch.degraded``, whose t must all be equal."""
+        if isinstance(batch, GenerationBatch):
+            return self.generate(batch.index, batch.condition)
+        generators = None if batch.index is None else _step_generators(self.sampling.seed, batch.index)
+        return self.sample_from(batch.degraded, float(batch.t[0]), batch.params, generators, batch.condition)
+
+    def on_fit_start(self) -> None:
+        """Fit the prior and the conditioner once, on rank zero, and broadcast the result."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
+            self.conditioner.fit(data.condition("train"))
+            self.conditioner.state = self.trainer.strategy.broadcast(self.conditioner.state)
+        if self.prior.fitted:
+            return
+        if not hasattr(data, "clean_images"):
+            raise ValueError("the prior is fitted to data: use a DegradationDataModule, or call prior.fit before fit")
+        if self.trainer.is_global_zero:
+            self.prior.fit(data.clean_images(self.prior.split, self.prior.max_images), self.degradation)
+        self.prior.state = self.trainer.strategy.broadcast(self.prior.state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the fitted prior and conditioner."""
+        checkpoint["prior"] = self.prior.state
+        if self.conditioner is not None:
+            checkpoint["conditioner"] = self.conditioner.state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the fitted prior and conditioner."""
+        self.prior.state = checkpoint.get("prior", {})
+        if self.conditioner is not None:
+            self.conditioner.state = checkpoint.get("conditioner", {})
+
+    def _log_loss(self, stage: str, batch: RestorationBatch) -> None:
+        prediction = self.predict_x0(batch.degraded, batch.t, self._embed_condition(batch.condition))
+        append_dims = self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params)
+        self.log_held_out(f"{stage}/loss", append_dims, batch.index)
+
+    def _embed_condition(self, condition: Condition | None) -> ConditionEmbedding | None:
+        """The embedded condition; None for a model without a conditioner, which ignores conditions."""
+        return None if self.conditioner is None else self.conditioner.encode(condition)
+
+    def _network_dtype(self, x: Tensor) -> torch.dtype:
+        return next((p.dtype for p in self.denoiser.parameters() if p.is_floating_point()), x.dtype)
+
+    def _autocast(self) -> Any:
+        """The trainer's autocast for the network: callback hooks run outside it."""
+        return self._trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()
+
+
+def as_restoration_module(module: LightningModule) -> RestorationModule:
+    """The module, if it is a RestorationModule.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(module, RestorationModule):
+        raise ValueError(f"this needs a RestorationModule, got {type(module).__name__}")
+    return module
+
+
+def _step_generators(seed: int, indices: Iterable[int] | Tensor) -> list[torch.Generator]:
+    # "walk" is part of the key of every published image: another word would change the images of every seed.
+    return per_image_generators(seed, indices, "walk")

@@ -1,0 +1,9 @@
+"""Networks: F(x_t, t, pooled, tokens), from a degraded image, its severity and a condition to an image."""
+
+from diffusion_lightning.networks.adapter import Adapter
+from diffusion_lightning.networks.base import Network
+from diffusion_lightning.networks.classifier import UNetClassifier
+from diffusion_lightning.networks.discriminator import Discriminator
+from diffusion_lightning.networks.unet import UNet
+
+__all__ = ["Adapter", "Discriminator", "Network", "UNet", "UNetClassifier"]

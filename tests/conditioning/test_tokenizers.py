@@ -1,0 +1,84 @@
+"""Vocabularies: bytes of any script and back, and words whatever their case, form and punctuation."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_lightning.conditioning.tokenizers import PAD_TOKEN, ByteTokenizer, WordTokenizer, frequent_words, split
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@given(TEXTS)
+def test_bytes_bring_back_the_text_of_any_script(text):
+    tokens = ByteTokenizer().tokens(text)
+    assert bytes(token - 1 for token in tokens).decode() == text.strip()
+    assert all(PAD_TOKEN < token < ByteTokenizer.size for token in tokens)
+    assert ByteTokenizer().unknown(text) == []
+
+
+def test_bytes_are_those_of_utf_8_and_half_a_pair_of_surrogates_is_no_error():
+    assert ByteTokenizer().tokens(" é ") == [1 + 0xC3, 1 + 0xA9]
+    assert ByteTokenizer().tokens("\ud83d") == [1 + ord("?")]
+
+
+SAME = {
+    "case": ("A Red Apple", "a red APPLE"),
+    "sharp s": ("STRASSE", "straße"),
+    "compatibility forms": ("ﬁre ２ Ａ", "fire 2 a"),
+    "composed and decomposed accents": ("café", "cafe\u0301"),
+    "punctuation": ("cat, (with) “tears”—of joy!", "cat with tears of joy"),
+    "underscores and white space": ("grinning_face\n\tof  cat", "grinning face of cat"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
+def test_words_do_not_depend_on(one, other):
+    assert split(one) == split(other)
+    assert len(split(other)) == len(other.split())
+
+
+WHOLE = [
+    "हिन्दी भाषा",
+    "ภาษาไทย",
+    "שָׁלוֹם עולם",
+    "мир",
+    "日本語",
+    "한국어 말",
+]  # vowel signs and points are marks, not letters
+
+
+@pytest.mark.parametrize("text", WHOLE)
+def test_words_of_other_scripts_stay_whole(text):
+    assert len(split(text)) == len(text.split())
+
+
+@given(TEXTS)
+def test_the_words_of_a_word_are_itself(text):
+    """Otherwise a word of the captions, found at training, would not be found again."""
+    for word in split(text):
+        assert split(word) == [word]
+
+
+def test_words_count_by_frequency_then_by_the_alphabet_and_as_many_as_asked_for():
+    texts = ["the cat", "The dog", "the Ant", "dog"]
+    assert frequent_words(texts, 10) == ["the", "dog", "ant", "cat"]
+    assert frequent_words(texts, 3) == ["the", "dog", "ant"]
+    assert frequent_words(["", "!?"], 3) == []
+
+
+def test_known_words_have_their_numbers_in_order_and_unknown_ones_none():
+    words = WordTokenizer(["the", "cat", "dog"])
+    assert words.size == 4
+    assert words.tokens("The DOG, the ox: the cat.") == [1, 3, 1, 1, 2]
+    assert words.unknown("The DOG, the Ox and the cat.") == ["ox", "and"]
+    assert words.tokens("") == words.tokens("...") == []
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_every_word_of_the_captions_is_known(texts):
+    words = WordTokenizer(frequent_words(texts, 1000))
+    for text in texts:
+        assert words.unknown(text) == []
+        assert len(words.tokens(text)) == len(split(text))
+        assert all(PAD_TOKEN < token < words.size for token in words.tokens(text))
