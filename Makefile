@@ -17,29 +17,30 @@ help: ## list the targets
 
 setup: $(VENV)/.dev ## make .venv and install the package with its development tools
 
-demo: $(VENV)/.dev ## train small models on embedded pictures, cold and warm, and look at them (runs/)
-	@echo "1/4 generation: training configs/warm_blur.yaml"
-	$(CLI) fit --config configs/warm_blur.yaml
-	@echo "2/4 restoration: training configs/blur.yaml"
-	$(CLI) fit --config configs/blur.yaml
-	@echo "3/4 generating"
+# Validated once, at the end, so that each table and image is printed once.
+LAST := --trainer.check_val_every_n_epoch 40
+
+demo: $(VENV)/.dev ## train two small models on embedded images and show what they generate and restore (runs/)
+	@echo "1/3 generation: training configs/warm_blur.yaml"
+	$(CLI) fit --config configs/warm_blur.yaml $(LAST)
+	@echo "2/3 restoration: training configs/blur.yaml"
+	$(CLI) fit --config configs/blur.yaml $(LAST)
+	@echo "3/3 generating images"
 	$(CLI) generate --ckpt_path runs/warm_blur/checkpoints/last.ckpt --number 64 --output runs/demo/generated
-	@echo "4/4 the table"
-	$(CLI) validate --config configs/blur.yaml --ckpt_path runs/blur/checkpoints/last.ckpt
 	@echo "restored digits:  $$(ls -t runs/blur/images/restored-*.png | head -n 1)"
 	@echo "generated digits: runs/demo/generated/grid.png"
-	@echo "and on the way:   $$(ls -t runs/warm_blur/images/trajectory-*.png | head -n 1)"
+	@echo "trajectories:     $$(ls -t runs/warm_blur/images/trajectory-*.png | head -n 1)"
 
 RUN ?= ddpm
 STEPS ?= [5, 10, 20, 50, 100]
 
-compare: $(VENV)/.dev ## compare samplers on a trained config: FID against network calls; make compare RUN=ddpm STEPS='[5, 20]'
+compare: $(VENV)/.dev ## compare samplers on a trained config: FID against network evaluations; make compare RUN=ddpm STEPS='[5, 20]'
 	@[ -e runs/$(RUN)/checkpoints/last.ckpt ] || $(CLI) fit --config configs/$(RUN).yaml
 	$(CLI) compare --config configs/$(RUN).yaml --ckpt_path runs/$(RUN)/checkpoints/last.ckpt --output runs/compared/$(RUN) \
-	    --features diffusion_lightning.metrics.DigitsClassifier --steps '$(STEPS)' $(ARGS)
+	    --features DigitsClassifier --steps '$(STEPS)' $(ARGS)
 
-# One thread a worker: PyTorch's threads would fight over the cores. A worker takes seconds to import torch, hence few of them.
-test: $(VENV)/.dev ## run the tests; pytest's own arguments go in ARGS: make test ARGS="-k blur -n 0"
+# One thread per worker: PyTorch's threads would compete for the cores. A worker takes seconds to import torch, so few of them.
+test: $(VENV)/.dev ## run the tests; arguments for pytest go in ARGS: make test ARGS="-k blur -n 0"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/.dev ## check style, format and types
@@ -58,8 +59,8 @@ clean: ## remove runs, builds and caches; keeps .venv and data
 	@echo "removing __pycache__ of the package and the tests"
 	@find diffusion_lightning tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp is begun as .unfinished before anything is installed: found there, an interrupted set-up starts afresh. A .venv
-# made by hand is kept and completed.
+# The stamp is .unfinished until everything is installed: an interrupted set-up is repeated from the start. A .venv made by
+# hand is kept and completed.
 $(VENV)/.dev: pyproject.toml
 	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

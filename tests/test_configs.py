@@ -1,6 +1,11 @@
-"""Every shipped configuration: complete, in order, and it trains (the paper's do in test_paper_configs.py)."""
+"""Every shipped configuration: it is complete and in order, has short class names, and trains.
 
+Those of configs/paper train in test_paper_configs.py and test_paper_conditional.py.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from helpers.runs import CONFIGS, QUIET, files, run
 
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
 PAPER = CONFIGS / "paper"
+LONG_NAMES = ("diffusion_lightning.", "torch.optim.", "lightning.pytorch.")
 LIMITS = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", *QUIET]
 
 
@@ -16,25 +22,55 @@ def name(path: Path) -> str:
     return path.relative_to(CONFIGS).as_posix()
 
 
+def strings(value: Any) -> Iterator[str]:
+    """All keys and values of a parsed file that are strings; comments are not among them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (*strings(key), *strings(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """All values of ``class_path`` in a parsed file."""
+    if isinstance(value, dict):
+        yield from (item for key, item in value.items() if key == "class_path")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from class_paths(item)
+
+
 every_config = pytest.mark.parametrize("path", PATHS, ids=name)
-every_one_that_runs_as_it_is = pytest.mark.parametrize("path", [p for p in PATHS if p.parent != PAPER], ids=name)
+every_runnable_config = pytest.mark.parametrize("path", [p for p in PATHS if p.parent != PAPER], ids=name)
 
 
 @every_config
 def test_it_is_complete_and_in_order(path: Path) -> None:
     text = path.read_text()
-    assert text.startswith("# "), "a header says what the experiment is"
+    assert text.startswith("# "), "a header must describe the experiment"
     settings = yaml.safe_load(text)
     assert list(settings) == ["seed_everything", "model", "data", "trainer"]
     assert isinstance(settings["seed_everything"], int)
     assert settings["trainer"]["default_root_dir"] == f"runs/{path.relative_to(CONFIGS).with_suffix('')}"
 
 
-@every_one_that_runs_as_it_is
-def test_it_trains_a_step_and_leaves_a_checkpoint_under_its_root(path: Path, tmp_path: Path) -> None:
+@every_config
+def test_it_uses_short_class_names(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())
+    assert [text for text in strings(settings) if any(prefix in text for prefix in LONG_NAMES)] == []
+    others = [text for text in class_paths(settings) if "." in text]
+    assert all(text.startswith("kornia.") for text in others), others
+
+
+@every_runnable_config
+def test_it_trains_a_step_and_writes_a_checkpoint_under_its_root(path: Path, tmp_path: Path) -> None:
     run(tmp_path, "fit", "--config", path, *LIMITS)
     root = yaml.safe_load(path.read_text())["trainer"]["default_root_dir"]
-    made = {name for name in files(tmp_path) if not name.startswith("data/")}  # where drawn emoji are kept
+    made = {name for name in files(tmp_path) if not name.startswith("data/")}  # the cache of rendered emoji
     assert all(name.startswith(f"{root}/") for name in made), made
     last = tmp_path / root / "checkpoints/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 1

@@ -1,94 +1,59 @@
-"""The house of DESIGN.md, section 3, enforced on the source: floors, file sizes, and what the library must not do."""
+"""The house of the package: what each folder may import, one idea per file, and the words of the field."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "diffusion_lightning"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "diffusion_lightning"
 NAME = PACKAGE.name
 
-FLOORS = {
-    "conditions": 0,
-    "hyperparameters": 0,
-    "types": 0,
-    "rng": 0,
-    "images": 0,
-    "sheets": 0,
-    "schedules": 0,
-    "noise_schedules": 0,
-    "datasets.captions": 0,
-    "datasets.split": 0,
-    "datasets": 1,
-    "degradations.base": 1,
-    "degradations.separable": 1,
-    "degradations.noise": 1,
-    "degradations.snow": 1,
-    "degradations.corruptions.source": 0,
-    "degradations.corruptions": 1,
-    "degradations": 2,
-    "denoisers.blocks": 0,
-    "denoisers.stages": 1,
-    "denoisers": 2,
-    "conditioning.base": 2,
-    "conditioning.vocabulary": 2,
-    "conditioning.guidance": 2,
-    "conditioning": 3,
-    "times": 2,
-    "posterior": 1,
-    "parameterization": 2,
-    "learned_variance": 2,
-    "bounds": 2,
-    "losses": 2,
-    "priors": 2,
-    "samplers.grids": 2,
-    "samplers.base": 2,
-    "samplers.ddim": 2,
-    "samplers": 3,
-    "metrics": 3,
-    "module": 4,
-    "data.degrade": 4,
-    "data": 5,
-    "callbacks": 5,
-    "cascade": 6,
-    "commands": 6,
-    "trainer": 7,
-    "cli": 8,
-    "__main__": 9,
-    "adversarial": 9,
-    "classifier": 9,
-    "": 6,
+FOLDERS = {
+    "core": "",
+    "degradations": "core",
+    "objectives": "core degradations",
+    "data": "core degradations objectives",
+    "networks": "",
+    "conditioning": "core",
+    "guidance": "core degradations",
+    "priors": "core degradations",
+    "samplers": "core degradations",
+    "metrics": "core degradations data",
+    "modules": "core degradations objectives conditioning guidance priors samplers",
+    "callbacks": "core degradations data metrics modules samplers",
+    "commands": "core data guidance modules samplers callbacks",
 }
-"""The floor of each module, or of each folder for the files in it that are not named; "" is the package's front door.
+"""The folders from the ground up, and those that each of them imports: no others, and all of them.
 
-Within DESIGN's floor 6 the files stand in their order there: the command line on top of the trainer.
+A file also imports from its own folder, without a circle. ``commands/cli.py`` imports further folders for their class
+names alone, and the package's own ``__init__`` and ``__main__`` show ``modules`` and ``commands``.
 """
 
-BASES = {"conditions", "types", "images", "schedules", "samplers.grids", "parameterization", "losses"}
-"""Modules besides those called ``base`` that their own floor may import."""
+FACES = {"": "core modules", "__main__": "commands", "commands.cli": "modules networks objectives priors"}
+"""Modules that import further folders to show or to register what is in them."""
 
-LONGEST = 250
-"""Lines of a file. One idea a file is 60-250 lines; more than this is two ideas."""
+LONGEST = 300
+"""Lines of a file. More than this is two ideas."""
+
+PRIVATE_WORDS = re.compile(r"\b(told|untold|heard|hears|heeds|heeded|asked|forget)\b", re.IGNORECASE)
+"""Words of the first release for conditions, where the field has its own."""
 
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 every_file = pytest.mark.parametrize("file", SOURCES)
 
 
 def module_name(file):
-    """``samplers/base.py`` → ``samplers.base``; a folder's ``__init__`` has the folder's name."""
+    """``samplers/base.py`` → ``samplers.base``; the ``__init__`` of a folder has the folder's name."""
     return ".".join(part for part in file.removesuffix(".py").split("/") if part != "__init__")
 
 
 MODULES = {module_name(file): ast.parse(path.read_text(), file) for file, path in SOURCES.items()}
 
 
-def floor(module):
-    """The floor of the longest prefix in ``FLOORS``, or None."""
-    parts = module.split(".") if module else []
-    for length in range(len(parts), 0, -1):
-        if (found := FLOORS.get(".".join(parts[:length]))) is not None:
-            return found
-    return None if parts else FLOORS[""]
+def folder_of(module):
+    return module.split(".")[0]
 
 
 def imported(tree, module, is_package=False):
@@ -112,36 +77,62 @@ def imported(tree, module, is_package=False):
                 yield (inner if inner in MODULES else origin), node.lineno
 
 
-def may_import(module, other, is_package=False):
-    """Imports go down, or to a base on the same floor; a folder's front door shows what is inside it.
+def may_import(module, other):
+    """Whether a module may import another: of its own folder, or of a folder in the list."""
+    allowed = {*FOLDERS.get(folder_of(module), "").split(), *FACES.get(module, "").split()}
+    return folder_of(other) in {folder_of(module), *allowed}
 
-    What runs as ``python -m`` may import itself under its own name.
-    """
-    if other == module:
-        return True
-    if is_package and (module == "" or other.startswith(module + ".")):
-        return True
-    if floor(other) == floor(module):
-        return other.split(".")[-1] == "base" or other in BASES
-    return floor(other) < floor(module)
+
+def test_every_folder_stands_in_the_list():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(FOLDERS), "add the folder to FOLDERS in tests/test_house.py, and say what it imports"
+
+
+def test_nothing_is_loose_at_the_root():
+    files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py", "py.typed"}
+
+
+def test_folders_import_folders_below_them_only():
+    order = list(FOLDERS)
+    upwards = [
+        (folder, other)
+        for folder, others in FOLDERS.items()
+        for other in others.split()
+        if order.index(other) >= order.index(folder)
+    ]
+    assert not upwards
 
 
 @every_file
-def test_every_module_has_a_floor(file):
-    assert floor(module_name(file)) is not None, (
-        f"add {module_name(file)} to FLOORS in tests/test_house.py (DESIGN.md §3)"
-    )
-
-
-@every_file
-def test_imports_go_down_or_to_a_base_on_the_same_floor(file):
+def test_a_file_imports_only_what_its_folder_may(file):
     module, is_package = module_name(file), file.endswith("__init__.py")
     wrong = [
-        f"line {line}: {module or NAME} (floor {floor(module)}) imports {other or NAME} (floor {floor(other)})"
+        f"line {line}: {module or NAME} imports {other or NAME}"
         for other, line in imported(MODULES[module], module, is_package)
-        if floor(other) is not None and not may_import(module, other, is_package)
+        if not may_import(module, other)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_all_that_the_list_says(folder):
+    found = {
+        folder_of(other)
+        for module, tree in MODULES.items()
+        if folder_of(module) == folder and module not in FACES
+        for other, _ in imported(tree, module, is_package=module in FOLDERS)
+    }
+    assert found - {folder} == set(FOLDERS[folder].split())
+
+
+def test_no_imports_form_a_circle():
+    """Between files, without the ``__init__`` of folders, which only show what is in them."""
+    faces = {module_name(file) for file in SOURCES if file.endswith("__init__.py")}
+    arrows = {m: {o for o, _ in imported(t, m) if o not in faces} for m, t in MODULES.items() if m not in faces}
+    while leaves := [module for module, others in arrows.items() if not others]:
+        arrows = {m: others - set(leaves) for m, others in arrows.items() if m not in leaves}
+    assert not arrows, f"in or behind a circle: {sorted(arrows)}"
 
 
 @every_file
@@ -170,7 +161,7 @@ def test_a_file_holds_one_idea(file):
 
 
 @every_file
-def test_a_file_says_what_it_is_in_its_first_line(file):
+def test_a_file_begins_with_a_docstring(file):
     docstring = ast.get_docstring(MODULES[module_name(file)])
     assert docstring, "a module's first line says what it is and where it comes from"
 
@@ -185,22 +176,47 @@ def test_the_library_neither_prints_nor_names_a_device(file):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        *SOURCES.values(),
+        *sorted((ROOT / "configs").rglob("*.yaml")),
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_texts_use_the_words_of_the_field(path):
+    found = [f"line {n}: {line.strip()}" for n, line in enumerate(path.read_text().splitlines(), 1)
+             if PRIVATE_WORDS.search(line)]  # fmt: skip
+    assert not found, "write null condition, embedding, conditioned on, requested:\n" + "\n".join(found)
+
+
+def test_names_of_tests_are_short():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and len(node.name) >= 70
+    ]
+    assert not long, "\n".join(long)
+
+
+@pytest.mark.parametrize(
     ("module", "source", "allowed"),
     [
         ("samplers.cold", "from diffusion_lightning.samplers.base import Sampler", True),
         ("samplers.cold", "from diffusion_lightning.samplers import base", True),
-        ("samplers.cold", "from diffusion_lightning.samplers.langevin import AnnealedLangevin", False),
-        ("samplers.cold", "from .langevin import AnnealedLangevin", False),
-        ("samplers.cold", "def f():\n    import diffusion_lightning.modules.restoration", False),
-        ("schedules", "from diffusion_lightning import rng", False),
-        ("rng", "from diffusion_lightning.types import Params", True),
-        ("degradations.blur", "from diffusion_lightning.degradations.separable import Separable", True),
-        ("degradations.base", "from diffusion_lightning.degradations import GaussianBlur", False),
-        ("callbacks.ema", "from diffusion_lightning.callbacks.base import Watch", True),
-        ("callbacks.ema", "from diffusion_lightning.trainer import Trainer", False),
-        ("cli", "import torch.nn", True),
+        ("samplers.cold", "from diffusion_lightning.modules import RestorationModule", False),
+        ("samplers.cold", "from ..modules.restoration import RestorationModule", False),
+        ("samplers.cold", "def f():\n    import diffusion_lightning.modules", False),
+        ("core.tables", "from diffusion_lightning.core import rng", True),
+        ("core.rng", "from diffusion_lightning.degradations.base import Degradation", False),
+        ("degradations.base", "from diffusion_lightning import RestorationModule", False),
+        ("callbacks.ema", "from diffusion_lightning.commands.trainer import DiffusionTrainer", False),
+        ("commands.cli", "import diffusion_lightning.networks", True),
+        ("commands.cli", "import torch.nn", True),
     ],
-    ids=lambda value: value if isinstance(value, str) else "is allowed" if value else "is refused",
+    ids=lambda value: value if isinstance(value, str) else "is allowed" if value else "is rejected",
 )
-def test_the_floor_check_tells_right_from_wrong(module, source, allowed):
+def test_the_import_check_tells_right_from_wrong(module, source, allowed):
     assert all(may_import(module, other) for other, _ in imported(ast.parse(source), module)) == allowed

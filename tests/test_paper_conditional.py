@@ -1,14 +1,14 @@
-"""GLIDE's and ADM's settings: their papers' numbers, and a step of each with a small network on a few pictures."""
+"""The settings of GLIDE and ADM: their papers' numbers, and a training step of each on a few images."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers.runs import CONFIGS, QUIET, run, write_pictures
 from helpers.paper import CONDITIONAL, header, settings
+from helpers.runs import CONFIGS, QUIET, run, write_images
 
-from diffusion_lightning. import networks as denoisers
-from diffusion_lightning.modules import DegradedClassifier
+from diffusion_lightning import networks
 from diffusion_lightning.conditioning import TextTransformer
 from diffusion_lightning.metrics import InceptionV3
 
@@ -20,9 +20,9 @@ SMALL = [
 ]
 
 
-def smaller(name: str) -> list[str]:
-    """The words that make the networks small and the pictures those of the test."""
-    model = settings(name)["model"]
+def small_settings(name: str) -> list[str]:
+    """The arguments that make the networks small, and the batches and the run too."""
+    model = arguments(name)
     words = [*SMALL, f"--model.{'network' if name == CLASSIFIER else 'denoiser'}.init_args.width=8"]
     if "TextTransformer" in str(model.get("conditioner")):
         sizes = ("conditioner.init_args.dim", "denoiser.init_args.condition_dim", "denoiser.init_args.token_dim")
@@ -31,39 +31,44 @@ def smaller(name: str) -> list[str]:
     return words
 
 
+def arguments(name: str) -> dict[str, Any]:
+    """The arguments of the file's module."""
+    model = settings(name)["model"]
+    return model.get("init_args", model)
+
+
 @pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Captioned pictures, and pictures in a folder for each class, as the files name them."""
-    written = write_pictures(tmp_path / "data/captioned", 8, (64, 64))
-    rows = "".join(f"{path.name},a picture of kind {i % 2}\n" for i, path in enumerate(written))
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with captioned images, and with images in a folder per class, at the paths in the files."""
+    paths = write_images(tmp_path / "data/captioned", 8, (64, 64))
+    rows = "".join(f"{path.name},an image of kind {i % 2}\n" for i, path in enumerate(paths))
     (tmp_path / "data/captioned/captions.csv").write_text("file,caption\n" + rows)
     for kind in ("cats", "dogs"):
-        write_pictures(tmp_path / "data/imagenet" / kind, 6, (64, 64))
+        write_images(tmp_path / "data/imagenet" / kind, 6, (64, 64))
     monkeypatch.setattr(InceptionV3, "prepare", lambda self, cache_dir: None)
     return tmp_path
 
 
 @every_config
-def test_the_header_names_the_paper_its_numbers_and_the_network_s_parameters(name: str) -> None:
+def test_the_header_names_the_paper_its_numbers_and_parameters(name: str) -> None:
     paper, score = CONDITIONAL[name]
-    text, model = header(name), settings(name)["model"]
+    text, model = header(name), arguments(name)
     assert paper in text
     assert score in text
     assert "NOT RUN HERE, for want of a GPU: the numbers are the papers' own" in text
     part = model.get("denoiser") or model["network"]
     with torch.device("meta"):
-        made = [getattr(denoisers, part["class_path"].rpartition(".")[2])(**part["init_args"])]
+        parts = [getattr(networks, part["class_path"])(**part["init_args"])]
         if "TextTransformer" in str(model.get("conditioner")):
-            made.append(TextTransformer(**model["conditioner"]["init_args"]))
-    for network in made:
+            parts.append(TextTransformer(**model["conditioner"]["init_args"]))
+    for network in parts:
         assert f"{sum(p.numel() for p in network.parameters()) / 1e6:,.1f} M" in text
 
 
 @every_config
-def test_it_trains_a_step_on_captions_or_labels(name: str, pictures: Path) -> None:
-    module = DegradedClassifier if name == CLASSIFIER else None
-    run(pictures, "fit", "--config", CONFIGS / f"paper/{name}.yaml", *smaller(name), module=module)
-    state = torch.load(pictures / f"runs/paper/{name}/checkpoints/last.ckpt", weights_only=True)
+def test_it_trains_a_step_on_captions_or_labels(name: str, folder: Path) -> None:
+    run(folder, "fit", "--config", CONFIGS / f"paper/{name}.yaml", *small_settings(name))
+    state = torch.load(folder / f"runs/paper/{name}/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 1
     if "glide" in name:
-        assert {"a", "picture", "of", "kind"} <= set(state["conditioner"]["words"])
+        assert {"an", "image", "of", "kind"} <= set(state["conditioner"]["words"])

@@ -1,16 +1,16 @@
-"""The paper's own settings: complete, with its numbers, and a step of each with a small network on a little data."""
+"""The settings of Cold Diffusion's paper and of the classical papers: their numbers, and a training step of each."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import CONFIGS, QUIET, picture, run
 from helpers.files import accept_any_checksum, write_cifar, write_idx, write_photographs
 from helpers.paper import CONDITIONAL, PRINTED, PUBLISHED, channels, header, settings, side
+from helpers.runs import CONFIGS, QUIET, pixels_of, run
 
-from diffusion_lightning.networks import UNet
 from diffusion_lightning.metrics import InceptionV3
+from diffusion_lightning.networks import UNet
 
 SMALL = [
     *("--model.denoiser.init_args.width=8", "--data.batch_size=2", "--data.num_workers=0"),
@@ -28,7 +28,7 @@ every_config = pytest.mark.parametrize("name", PRINTED)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a little of all the data, where Inception-v3 is not fetched."""
+    """A folder with a few images of each data set; Inception-v3 is not downloaded."""
     folder = tmp_path_factory.mktemp("paper")
     write_idx(folder / "data", "MNIST")
     write_cifar(folder / "data")
@@ -39,12 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_every_file_is_one_of_the_paper_s_experiments() -> None:
+def test_every_file_is_an_experiment_of_a_paper() -> None:
     assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PRINTED) | set(PUBLISHED) | set(CONDITIONAL)
 
 
 @every_config
-def test_the_header_has_the_paper_s_numbers_and_says_whose_they_are(name: str) -> None:
+def test_the_header_has_the_paper_s_numbers_and_names_it(name: str) -> None:
     text = header(name)
     assert "2208.09392" in text
     assert "NOT RUN HERE" in text
@@ -56,7 +56,7 @@ def test_the_header_has_the_paper_s_numbers_and_says_whose_they_are(name: str) -
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_classical_system_names_its_paper_and_score_and_trains_a_step(name: str, folder: Path) -> None:
+def test_a_classical_system_names_its_paper_and_trains_a_step(name: str, folder: Path) -> None:
     paper, score = PUBLISHED[name]
     text = header(name)
     assert paper in text
@@ -80,57 +80,57 @@ def test_it_trains_a_step_of_two_batches_at_its_size(name: str, folder: Path) ->
 
 
 @pytest.mark.parametrize("name", PREVIEWED)
-def test_it_previews(name: str, folder: Path) -> None:
+def test_preview_shows_its_degradation(name: str, folder: Path) -> None:
     path = CONFIGS / f"paper/{name}.yaml"
     size = ("--images=1", "--columns=2")
     run(folder, "preview", "--config", path, "--data.num_workers=0", *size, f"--output={name}.png")
-    height, width, _ = picture(folder / f"{name}.png").shape
+    height, width, _ = pixels_of(folder / f"{name}.png").shape
     assert height > side(name)
     assert width > 2 * side(name)
 
 
 @every_config
-def test_it_is_trained_as_the_paper_says(name: str) -> None:
+def test_it_is_trained_as_in_the_paper(name: str) -> None:
     model, data, trainer = (settings(name)[part] for part in ("model", "data", "trainer"))
-    assert model["parameterization"].endswith(".X0")
-    assert model["loss"].endswith(".L1")
-    assert model["sampler"].endswith(".Cold")
+    assert model["parameterization"] == "X0"
+    assert model["loss"] == "L1"
+    assert model["sampler"] == "Cold"
     assert model["optimizer"] == {"class_path": "Adam", "init_args": {"lr": 2e-5}}
     assert "lr_scheduler" not in model
     assert data["init_args"]["batch_size"] == 32
     assert (trainer["max_steps"], trainer["accumulate_grad_batches"]) == (700_000, 2)
     assert trainer["precision"] == "32-true"
     validated = trainer["val_check_interval"] / trainer["accumulate_grad_batches"]
-    assert trainer["max_steps"] % validated == 0, "the end is validated"
-    average, look, save = trainer["callbacks"]
-    assert average["init_args"] == {"decay": 0.995, "start_step": 2000, "every_n_steps": 10}
-    assert look["init_args"]["features"] == "InceptionV3"
-    assert trainer["max_steps"] % save["init_args"]["every_n_train_steps"] == 0, "the end is saved"
+    assert trainer["max_steps"] % validated == 0, "the end must be validated"
+    ema, restoration, checkpoint = trainer["callbacks"]
+    assert ema["init_args"] == {"decay": 0.995, "start_step": 2000, "every_n_steps": 10}
+    assert restoration["init_args"]["features"] == "InceptionV3"
+    assert trainer["max_steps"] % checkpoint["init_args"]["every_n_train_steps"] == 0, "the end must be saved"
 
 
 @every_config
-def test_pictures_are_augmented_as_the_released_code_does(name: str) -> None:
+def test_images_are_augmented_as_in_the_released_code(name: str) -> None:
     data = settings(name)["data"]["init_args"]
-    changes = [entry["class_path"].rpartition(".")[2] for entry in data.get("augmentation", [])]
-    crop = data["augmentation"][0]["init_args"] if changes else {}
+    augmentations = [entry["class_path"].rpartition(".")[2] for entry in data.get("augmentation", [])]
+    crop = data["augmentation"][0]["init_args"] if augmentations else {}
     if name.startswith(("snow", "desaturate")) or name == "inpaint_mnist":
-        assert (data["size"], changes) == (side(name), [])
+        assert (data["size"], augmentations) == (side(name), [])
     elif name == "inpaint_cifar10":
         assert (data["size"], crop) == (32, {"size": [32, 32], "padding": 4})
     else:
         assert (data["size"], data["crop"]) == (int(1.12 * side(name)), side(name))
         assert crop in ({}, {"size": [side(name)] * 2})
         assert bool(crop) == (name != "pixelate_mnist")
-    assert ("RandomHorizontalFlip" in changes) == (bool(changes) and not name.endswith("mnist"))
+    assert ("RandomHorizontalFlip" in augmentations) == (bool(augmentations) and not name.endswith("mnist"))
 
 
 @every_config
-def test_the_network_has_the_paper_s_widths_and_as_many_parameters_as_the_header_says(name: str) -> None:
-    made = settings(name)["model"]["denoiser"]["init_args"]
+def test_the_network_has_the_paper_s_widths(name: str) -> None:
+    network = settings(name)["model"]["denoiser"]["init_args"]
     deep = name.endswith("cifar10") and not name.startswith("snow")
     widths = (128, [1, 2, 2, 2], 2, 0.1) if deep else (64, [1, 2, 4, 8], 2, 0)
-    assert (made["width"], made["multipliers"], made["blocks"], made.get("dropout", 0)) == widths
-    assert made["channels"] == channels(name)
+    assert (network["width"], network["multipliers"], network["blocks"], network.get("dropout", 0)) == widths
+    assert network["channels"] == channels(name)
     with torch.device("meta"):
-        number = sum(p.numel() for p in UNet(**made).parameters())
+        number = sum(p.numel() for p in UNet(**network).parameters())
     assert f"{number / 1e6:.1f} M parameters" in header(name)

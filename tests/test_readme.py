@@ -1,7 +1,8 @@
-"""The commands and examples of the README: what it tells people to type must work.
+"""What the README tells people to type works: the shell blocks as printed, and each python block.
 
-Blocks are found by their language. In bash blocks every line that calls ``diffusion-lightning`` must parse; python
-blocks must run, each by itself, in an empty folder that has the configurations.
+The ``bash`` blocks run in order in one new shell, in a checkout with nothing of this project on the PATH. There the
+configurations are made small, and ``.venv`` exists already and finds the libraries that are installed here. The
+``console`` blocks need more devices than a test has and are only parsed.
 """
 
 import os
@@ -9,96 +10,120 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
-from helpers.runs import working_in
+from helpers.runs import pixels_of, working_in, write_images
 
 from diffusion_lightning.commands import cli
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+TEXT = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```([\w-]*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+SMALL = {
+    r"\bwidth: \d+": "width: 8",
+    r"\bimages: \d+": "images: 8",
+    r"\bmax_epochs: (\d\d\d|[5-9]\d)": "max_epochs: 1",
+    r"^trainer:": "trainer:\n  limit_train_batches: 1\n  limit_val_batches: 1",
+}
+"""Replacements in the configurations: what takes time, and nothing that a command of the README names."""
 
 
-def blocks(text: str, *languages: str) -> list[str]:
-    """The fenced blocks in one of these languages."""
-    return [body for language, body in FENCE.findall(text) if language in languages]
+def blocks(text: str, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(text) if name == language]
 
 
 def commands(text: str) -> list[str]:
-    """The lines of shell blocks, continued ones joined, without prompts and comments."""
-    lines = "".join(blocks(text, "bash", "sh", "shell", "console")).replace("\\\n", " ").splitlines()
-    return [line.strip().removeprefix("$ ") for line in lines if line.strip() and not line.strip().startswith("#")]
+    """The lines of shell blocks, continued ones joined."""
+    lines = "".join(blocks(text, "bash") + blocks(text, "console")).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
-def words(command: str) -> list[str] | None:
-    """What follows the program's name in a call of ours, or None."""
-    parts = shlex.split(command, comments=True)
-    names = [
-        i for i, part in enumerate(parts) if Path(part).name == "diffusion-lightning" or part == "diffusion_lightning"
-    ]
-    return parts[names[0] + 1 :] if names else None
+EXAMPLES = blocks(TEXT, "python")
+PARALLEL = [line for body in blocks(TEXT, "console") for line in body.splitlines()]
 
 
-TEXT = README.read_text()
-CALLS = [call for line in commands(TEXT) if (call := words(line)) is not None]
-EXAMPLES = blocks(TEXT, "python", "py")
+def make_environment(folder: Path, source: Path) -> None:
+    """What ``make setup`` makes in ``folder``, with the libraries installed here and the package in ``source``."""
+    venv.create(folder, symlinks=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    installed = dict.fromkeys(sysconfig.get_paths()[name] for name in ("purelib", "platlib"))
+    (site_packages / "borrowed.pth").write_text("\n".join([str(source), *installed]))
+    program = folder / "bin/diffusion-lightning"
+    program.write_text(f"#!{folder}/bin/python\nfrom diffusion_lightning.commands.cli import main\n\nmain()\n")
+    program.chmod(0o755)
+    (folder / ".dev").touch()
 
 
-def check(call: list[str], folder: Path) -> None:
-    """Parse a call, with an empty file wherever it names a checkpoint; no class is built and nothing runs."""
-
-    class Parsed(Exception):
-        pass
-
-    def stop(self: cli.DiffusionCLI) -> None:
-        raise Parsed
-
-    os.symlink(ROOT / "configs", folder / "configs")
-    with working_in(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["diffusion-lightning"])
-        patch.setattr(cli.DiffusionCLI, "before_instantiate_classes", stop)
-        patch.setattr(cli, "_hyperparameters", lambda path: {"degradation": "GaussianBlur", "denoiser": "UNet"})
-        with pytest.raises(Parsed):
-            cli.main(call)
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with small configurations, a ``.venv`` and a folder of images, in which all bash blocks ran."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("diffusion_lightning", "tests", "Makefile", "pyproject.toml"):
+        os.symlink(ROOT / name, folder / name)
+    (folder / "configs").mkdir()
+    for path in (ROOT / "configs").glob("*.yaml"):
+        settings = path.read_text()
+        for pattern, replacement in SMALL.items():
+            settings = re.sub(pattern, replacement, settings, flags=re.MULTILINE)
+        (folder / "configs" / path.name).write_text(settings)
+    make_environment(folder / ".venv", folder)
+    write_images(folder / "my_images", 64, (64, 64))
+    variables = {
+        "PATH": os.defpath,
+        "HOME": str(folder),
+        "ARGS": "--numprocesses=0 tests/core/test_rng.py",
+        "OMP_NUM_THREADS": "1",
+    }
+    script = "set -e\n" + "".join(blocks(TEXT, "bash"))
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True)
+    (folder / "printed.txt").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
 
 
 def test_blocks_are_found_by_their_language() -> None:
-    shell = "```bash\nmake demo  # x\n$ diffusion-lightning fit \\\n  --config c.yaml\n```\n"
-    text = f"a\n{shell}```python\nx = 1\n```\n```\nno\n```\n"
-    assert blocks(text, "python") == ["x = 1\n"]
-    assert [words(line) for line in commands(text)] == [None, ["fit", "--config", "c.yaml"]]
-
-
-@pytest.mark.parametrize(
-    "call",
-    [["fit", "--config", "configs/nowhere.yaml"], ["generate", "--ckpt_path", "x.ckpt", "--nonsense"], ["paint"]],
-    ids=" ".join,
-)
-def test_a_call_that_does_not_parse_is_noticed(call: list[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        check(call, tmp_path)
+    text = "a\n```bash\nmake demo \\\n  x\n```\n```python\ny = 1\n```\n```\nno\n```\n"
+    assert blocks(text, "python") == ["y = 1\n"]
+    assert commands(text) == ["make demo    x"]
 
 
 def test_nothing_is_left_for_the_reader_to_fill_in() -> None:
     assert not [line for line in commands(TEXT) if re.search(r"<[\w ./-]+>", line)]
 
 
-@pytest.mark.parametrize("call", CALLS or [["fit", "--config", "configs/debug.yaml"]], ids=" ".join)
-def test_a_command_line_parses(call: list[str], tmp_path: Path) -> None:
-    check(call, tmp_path)
+def test_the_shell_blocks_run_as_printed(checkout: Path) -> None:
+    printed = (checkout / "printed.txt").read_text()
+    demo, tests = printed.split("generated digits:")
+    assert "fid_digits" in demo, "the tables of scores"
+    assert re.search(r"^=+ \d+ passed in .* =+$", tests, re.MULTILINE), "the closing line of make test"
+    for image in re.findall(r"^\w+ digits: +(\S+)$|^trajectories: +(\S+)$", printed, re.MULTILINE):
+        assert (checkout / "".join(image)).is_file()
+    assert pixels_of(checkout / "strip.png").ndim == 3
+    assert len(list((checkout / "generated").glob("*.png"))) > 64
+    assert len(list((checkout / "restored").glob("*.png"))) == 64
 
 
-def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {part for line in commands(TEXT) if line.startswith("make ") for part in line.split()[1:] if part.isalpha()}
-    assert named <= targets
+@pytest.mark.parametrize("line", PARALLEL)
+def test_a_parallel_command_parses(line: str, checkout: Path) -> None:
+    class Parsed(Exception):
+        pass
+
+    def stop(self: cli.DiffusionCLI) -> None:
+        raise Parsed
+
+    words = shlex.split(line.removeprefix("srun "))
+    with working_in(checkout), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", words[:1])
+        patch.setattr(cli.DiffusionCLI, "before_instantiate_classes", stop)
+        with pytest.raises(Parsed):
+            cli.main(words[1:])
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_a_python_example_runs(number: int, tmp_path: Path) -> None:
-    os.symlink(ROOT / "configs", tmp_path / "configs")
     script = tmp_path / "example.py"
     script.write_text(EXAMPLES[number])
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, with warm-up: the average is validated, saved and left at the end."""
+"""Exponential moving average of the weights, with warm-up: it is what is validated, saved, and kept at the end."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from torch import Tensor
 class EMA(WeightAveraging):
     """Average the weights as θ̄ ← d θ̄ + (1 − d) θ with d = min(decay, (1 + n)/(10 + n)) at the n-th update.
 
-    Lightning's ``WeightAveraging`` with five faults mended: buffers are left alone; before the first update nothing is
-    swapped, so that a late start does not validate and save untrained weights; the average serves from the start to the
-    end of validation, whatever the order of the callbacks; a checkpoint written after the last step still holds the raw
-    weights for resuming; and the update is one fused operation. Checkpoints that are saved with ``save_weights_only``
-    hold the raw weights: Lightning asks no callback for those.
+    This is Lightning's ``WeightAveraging`` with five corrections: buffers are not averaged; nothing is swapped before
+    the first update, so that a late start does not validate and save untrained weights; the average is in place from
+    the start to the end of validation, whatever the order of the callbacks; a checkpoint written after the last step
+    still has the raw weights for resuming; and the update is one fused operation. Checkpoints saved with
+    ``save_weights_only`` have the raw weights, because Lightning calls no callback for them.
 
     Args:
-        decay: The bound of d.
-        start_step: The optimizer step from which averages are taken.
-        every_n_steps: Take one every so many optimizer steps.
+        decay: Upper bound of d.
+        start_step: The first optimizer step that is averaged.
+        every_n_steps: Average every n-th optimizer step.
     """
 
     def __init__(self, decay: float = 0.999, start_step: int = 0, every_n_steps: int = 1) -> None:
@@ -37,17 +37,17 @@ class EMA(WeightAveraging):
         self._swapped = False
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Whether this optimizer step counts."""
+        """Whether this optimizer step is averaged."""
         return step_idx is not None and step_idx >= self.start_step and (step_idx + 1) % self.every_n_steps == 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average's copy of the model, and begin anew."""
+        """Copy the model for the average, and reset the number of updates."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self.updates, self._swapped = 0, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the model to its device and precision, made before it moved; average in float32 at least."""
+        """Move the average to the model's device; its precision is at least float32."""
         if self._average_model is not None:
             self._average_model.to(pl_module.device)
             for mean, weight in zip(self._average_model.module.parameters(), pl_module.parameters(), strict=True):
@@ -61,32 +61,32 @@ class EMA(WeightAveraging):
             self._latest_update_step = step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average in place, before the epoch starts for the callbacks that come before this one."""
+        """Swap in the average before the validation epoch starts, also for callbacks that come before this one."""
         if trainer.state.fn == TrainerFn.FITTING and self.updates:
             self._swap(pl_module, True)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The average is in place already."""
+        """Nothing: the average is in place already."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the average for the callbacks that come after this one."""
+        """Nothing: callbacks that come after this one still need the average."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the raw weights back."""
+        """Swap the raw weights back."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._swap(pl_module, False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the raw weights back if validation was cut short."""
+        """Swap the raw weights back if validation was interrupted."""
         self.on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average in the model, and keep the raw weights for a checkpoint that is written now."""
+        """Keep the average in the model, and the raw weights for a checkpoint that is written now."""
         if self.updates:
             self._swap(pl_module, True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the average as the model's weights, and the raw ones beside it for resuming."""
+        """Save the average as the model's weights, and also the raw weights, for resuming."""
         if not self.updates or self._average_model is None:
             return
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -95,21 +95,21 @@ class EMA(WeightAveraging):
             checkpoint["state_dict"], checkpoint["current_model_state"] = average, raw
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Resume both, where training goes on."""
+        """Restore both if training is resumed."""
         if self._average_model is not None and "averaging_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates, beside Lightning's own state."""
+        """The number of updates, and Lightning's own state."""
         return super().state_dict() | {"updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume the number of updates."""
+        """Restore the number of updates."""
         super().load_state_dict(state_dict)
         self.updates = state_dict["updates"]
 
     def _swap(self, module: LightningModule, average: bool) -> None:
-        """Have the average in the model, or the raw weights."""
+        """Put the average into the model, or the raw weights."""
         if self._swapped != average:
             self._swap_models(module)
             self._swapped = average

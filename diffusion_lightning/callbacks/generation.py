@@ -109,9 +109,9 @@ class Generation(EvaluationCallback):
         mine = torch.zeros(number, *module.image_shape, device=module.device)
         if images is not None:
             mine[: len(images)] = images[:number]
-        merge_repeated_flags = module.all_gather(mine)
-        assert isinstance(merge_repeated_flags, Tensor)
-        return merge_repeated_flags.transpose(0, 1).flatten(0, 1)[: self.grid_images]
+        gathered = module.all_gather(mine)
+        assert isinstance(gathered, Tensor)
+        return gathered.transpose(0, 1).flatten(0, 1)[: self.grid_images]
 
 
 def _evenly_spaced(points: list[tuple[float, Tensor]], number: int) -> list[tuple[float, Tensor]]:

@@ -122,7 +122,7 @@ class SamplerComparison(EvaluationCallback):
 
 def _runs(samplers: list[Sampler], steps: list[int]) -> list[SamplerRun]:
     """Each sampler at each number of steps that it can have, once."""
-    labels = [sampler.to_text(omit=("steps",)) for sampler in samplers]
+    labels = [sampler.describe(omit=("steps",)) for sampler in samplers]
     total, seen = Counter(labels), Counter[str]()
     runs: dict[tuple[str, int], SamplerRun] = {}
     for sampler, plain in zip(samplers, labels, strict=True):

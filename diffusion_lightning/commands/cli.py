@@ -129,7 +129,8 @@ class DiffusionCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("validate", "test"):
             # Its own table has these scores: Lightning's would repeat them.
-            kwargs["verbose"] &= not any(isinstance(c, RestorationMetrics) for c in self.trainer.callbacks)
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            kwargs["verbose"] &= not any(isinstance(callback, RestorationMetrics) for callback in callbacks)
         return kwargs
 
 

@@ -50,13 +50,13 @@ CONFIGURATION = {
     "--config FILE": "A YAML file such as configs/blur.yaml; can be repeated, later files override earlier ones.",
     "--model.KEY VALUE": "Any field of the model, such as --model.degradation Pixelate or --model.denoiser.width 32.",
     "--data.KEY VALUE": "Any field of the data, such as --data ImageFolder --data.root my_images.",
-    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.devices 8 or --trainer.precision bf16-mixed.",
+    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.devices 8.",
     "--seed_everything N": "Seed of the run.",
     "--print_config": "Print the complete configuration and exit.",
 }
 
 WITHOUT_CONFIGURATION = {
-    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.devices 8 or --trainer.precision bf16-mixed.",
+    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.devices 8.",
     "--model.KEY VALUE": "Overrides a field of the checkpoint's model.",
 }
 
@@ -74,8 +74,12 @@ def program_help() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [options]", "", *_wrap(metadata(PROGRAM)["Summary"] + "."), "", "commands:"]
     lines += _table(COMMANDS)
     lines += ["", "example, from the data to new images:"]
-    lines += [f"  {PROGRAM} {command} {EXAMPLES[command]}" for command in ("preview", "fit", "restore")]
-    lines += ["", *_table({f"{PROGRAM} COMMAND --help": "the options of a command", f"{PROGRAM} --version": "the version"})]
+    for command in ("preview", "fit", "restore"):
+        lines += _example(command)
+    lines += [
+        "",
+        *_table({f"{PROGRAM} COMMAND --help": "the options of a command", f"{PROGRAM} --version": "the version"}),
+    ]
     return "\n".join(lines)
 
 
@@ -108,16 +112,9 @@ def command_help(command: str) -> str:
             *_table(configuration),
             "",
             "example:",
-            *textwrap.wrap(
-                f"{PROGRAM} {command} {EXAMPLES[command]}",
-                WIDTH,
-                initial_indent="  ",
-                subsequent_indent="      ",
-                break_on_hyphens=False,
-                break_long_words=False,
-            ),
+            *_example(command),
             "",
-            f"All fields, with their types and defaults: {PROGRAM} {command} --help-all; those of a class: --model.help NAME.",
+            f"All fields, with types and defaults: {PROGRAM} {command} --help-all",
         ]
     )
 
@@ -136,6 +133,13 @@ def _table(rows: dict[str, str]) -> list[str]:
         first, *rest = textwrap.wrap(text, WIDTH - left, break_on_hyphens=False)
         lines += [f"  {name}".ljust(left) + first, *(" " * left + line for line in rest)]
     return lines
+
+
+def _example(command: str) -> list[str]:
+    """A call of the command, wrapped where a shell continues it."""
+    call = f"{PROGRAM} {command} {EXAMPLES[command]}"
+    lines = textwrap.wrap(call, WIDTH - 4, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    return [f"  {line} \\" for line in lines[:-1]] + [f"  {lines[-1]}"]
 
 
 def _wrap(text: str) -> list[str]:

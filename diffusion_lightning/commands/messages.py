@@ -1,4 +1,4 @@
-"""The words of the command line and prints in words: repeated flags merged, errors shortened, advertisements left out."""
+"""The words of the command line: repeated flags merged, errors shortened, advertisements left out."""
 
 import contextlib
 import inspect
@@ -15,9 +15,12 @@ REPEATABLE = ("--prompt", "--label", "--upsampler")
 
 SUBTYPES = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: - "
 REWRITES = (
+    (r"Validation failed: ", ""),
     (r"- Expected a path but \S+ either not accessible or invalid - ", ""),
     (SUBTYPES, ""),
     (r" - Expected a <class 'NoneType'>", ""),
+    (r"""Parser key "([\w.]+)": Problem with given class_path '(?:\w+\.)*(\w+)': """, r"\1 (\2): "),
+    (r'Parser key "([\w.]+)": ', r"\1: "),
     (r" Given value type: .*?(?= \(see --help\)|$)", ""),
     (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
@@ -25,6 +28,12 @@ REWRITES = (
     (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "give the class_path beside init_args: CHOOSE"),
 )
 """Messages of jsonargparse, such as that of a value that fits none of several types, and their helpful part."""
+
+BASES = {
+    "model": "diffusion_lightning.modules.base.OptimizedModule",
+    "data": "diffusion_lightning.data.base.DegradationDataModule",
+}
+"""The classes of this package that Lightning's own types, LightningModule and LightningDataModule, stand for."""
 
 
 def shorten(message: str) -> str:
@@ -43,7 +52,9 @@ def _choices(message: str) -> str:
     """The words and the classes of this package that fit the types in the message."""
     types = "".join(re.findall(SUBTYPES, message)[-1:])  # the innermost of nested unions
     words = [word for literal in re.findall(r"Literal\[(.*?)\]", types) for word in re.findall(r"'(\w+)'", literal)]
-    for path in re.findall(rf"<class '({PACKAGE}\.[\w.]+)'>", types):
+    keys = re.findall(r'Parser key "(\w+)"', message)
+    base = [BASES[keys[-1]]] if keys and keys[-1] in BASES else []
+    for path in base or re.findall(rf"<class '({PACKAGE}\.[\w.]+)'>", types):
         concrete = {found.__name__ for found in _subclasses(locate(path)) if not inspect.isabstract(found)}
         words += sorted(name for name in concrete if name[0] != "_")
     return f"choose {', '.join(words)} or an import path" if words else "give its name or its import path"

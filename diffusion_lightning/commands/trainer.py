@@ -1,7 +1,7 @@
 """Lightning's Trainer with four more commands: generate, restore, preview and compare."""
 
-from diffusion_lightning.commands.base import PredictingTrainer
 from diffusion_lightning.commands import compare, generate, preview, restore
+from diffusion_lightning.commands.base import PredictingTrainer
 
 
 class DiffusionTrainer(PredictingTrainer):

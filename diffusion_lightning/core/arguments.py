@@ -19,13 +19,26 @@ class KeepsArguments:
         self._arguments = dict(inspect.signature(cls).bind_partial(*args, **kwargs).arguments)
         return self
 
+    def __init__(self) -> None:
+        """A subclass without a constructor takes no arguments."""
+
     def replace(self, **changes: Any) -> Self:
-        """A new object with other arguments, for instance ``sampler.replace(steps=20)``."""
-        bound = inspect.signature(type(self)).bind_partial(**changes)
+        """A new object with other arguments, for instance ``sampler.replace(steps=20)``.
+
+        Raises:
+            ValueError: The class has no such argument.
+        """
+        try:
+            bound = inspect.signature(type(self)).bind_partial(**changes)
+        except TypeError:
+            raise ValueError(f"{type(self).__name__} has no argument {' or '.join(changes)}") from None
+        for name, value in bound.arguments.items():
+            if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {**self._arguments.get(name, {}), **value}
         bound.arguments = {**self._arguments, **bound.arguments}
         return type(self)(*bound.args, **bound.kwargs)
 
-    def to_text(self, omit: Collection[str] = ()) -> str:
+    def describe(self, omit: Collection[str] = ()) -> str:
         """The class, with the arguments that differ from their defaults: ``DDIM(steps=20, eta=0.5)``.
 
         Args:
@@ -41,13 +54,13 @@ class KeepsArguments:
 
     def __repr__(self) -> str:
         """See ``describe``."""
-        return self.to_text()
+        return self.describe()
 
 
 def _text(value: object, omit: Collection[str]) -> str:
     """Short text: arguments may be tensors or functions, whose own would fill pages."""
     if isinstance(value, KeepsArguments):
-        return value.to_text(omit)
+        return value.describe(omit)
     if isinstance(value, list | tuple):
         return f"[{', '.join(_text(item, omit) for item in value)}]"
     if isinstance(value, float):

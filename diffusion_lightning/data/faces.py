@@ -15,7 +15,7 @@ class _Faces(DegradationDataModule):
     Args:
         root: The folder of the data.
         size: Side or [height, width] of the images.
-        unreadable: Whether to ``refuse`` or to ``skip`` a file that cannot be read; the message names it in both cases.
+        unreadable: ``raise`` an error that names a file that cannot be read, or warn and ``skip`` it.
         batch_size: Images per step and device.
         num_workers: Processes that read images; 0 reads in the main process.
         **kwargs: The other arguments of ``DegradationDataModule``.
@@ -25,7 +25,7 @@ class _Faces(DegradationDataModule):
         self,
         root: str = "data",
         size: int | tuple[int, int] = 128,
-        unreadable: Unreadable = "refuse",
+        unreadable: Unreadable = "raise",
         batch_size: int = 32,
         num_workers: int = 4,
         **kwargs: Any,

@@ -18,7 +18,7 @@ from diffusion_lightning.data.splits import Split, validation_mask
 _RASTER = ("bmp", "gif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = tuple(f".{name}" for name in _RASTER)
 
-Unreadable = Literal["refuse", "skip"]
+Unreadable = Literal["raise", "skip"]
 
 
 def find_images(root: str | Path) -> list[Path]:
@@ -61,7 +61,7 @@ class FolderDataset(ImageDataset):
         root: The folder.
         size: Side or (height, width): images are resized to cover it and cropped at the centre; None keeps their own.
         channels: 1 for grey, 3 for RGB, 4 for RGBA.
-        unreadable: ``refuse`` raises an error that names an unreadable file; ``skip`` warns, naming it, and yields the
+        unreadable: ``raise`` raises an error that names an unreadable file; ``skip`` warns, naming it, and yields the
             next readable image of the split instead.
         split: ``all``, or one of the two parts ``train`` and ``validation``.
         validation_fraction: Expected fraction of the images in the validation part.
@@ -71,7 +71,7 @@ class FolderDataset(ImageDataset):
 
     Raises:
         FileNotFoundError: The folder is missing or has no images.
-        ImageReadError: On reading, a file is damaged (``refuse``), or all are (``skip``).
+        ImageReadError: On reading, a file is damaged (``raise``), or all are (``skip``).
         ValueError: An argument is out of its range, the split is empty, or captions cannot be read.
     """
 
@@ -80,12 +80,12 @@ class FolderDataset(ImageDataset):
         root: str | Path,
         size: int | tuple[int, int] | None,
         channels: int = 3,
-        unreadable: Unreadable = "refuse",
+        unreadable: Unreadable = "raise",
         split: Split = "all",
         validation_fraction: float = 0.1,
     ) -> None:
         if unreadable not in get_args(Unreadable):
-            raise ValueError(f"unreadable must be refuse or skip, got {unreadable}")
+            raise ValueError(f"unreadable must be raise or skip, got {unreadable}")
         if split not in get_args(Split):
             raise ValueError(f"split must be all, train or validation, got {split}")
         if channels not in (1, 3, 4):
@@ -133,7 +133,7 @@ class FolderDataset(ImageDataset):
             try:
                 image = read_image(self.paths[candidate], self.channels, self.size)
             except ImageReadError as error:
-                if self.unreadable == "refuse":
+                if self.unreadable == "raise":
                     raise ImageReadError(f"{error}; remove the file or skip it with --data.unreadable skip") from error
                 warnings.warn(f"{error}; skipped", stacklevel=2)
                 self._unreadable.add(candidate)
@@ -159,7 +159,7 @@ class ImageFolder(DegradationDataModule):
         size: Side or [height, width] of the images.
         channels: 1 grey, 3 RGB, 4 RGBA.
         validation_fraction: Expected fraction of the images that are held out.
-        unreadable: Whether to ``refuse`` or to ``skip`` a file that cannot be read; the message names it in both cases.
+        unreadable: ``raise`` an error that names a file that cannot be read, or warn and ``skip`` it.
         **kwargs: The arguments of ``DegradationDataModule``.
     """
 
@@ -169,7 +169,7 @@ class ImageFolder(DegradationDataModule):
         size: int | tuple[int, int] = 64,
         channels: int = 3,
         validation_fraction: float = 0.1,
-        unreadable: Unreadable = "refuse",
+        unreadable: Unreadable = "raise",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Image degradations: how x_t is made from x_0. One file each; ``base.py`` says what a new one must give."""
+"""Image degradations: how x_t is made from x_0. One file each; ``base.py`` has their interface."""
 
 from diffusion_lightning.degradations.animorphosis import Animorphosis
 from diffusion_lightning.degradations.base import Degradation

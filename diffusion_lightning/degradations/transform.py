@@ -221,9 +221,7 @@ def _annotations(function: Callable[..., Tensor], name: str, given: list[dict[st
     if twice := next((key for key in names if names.count(key) > 1), None):
         raise ValueError(f"{twice} is given twice: name each argument in only one of ranges, random and constants")
     if "noise" in given[1]:
-        raise ValueError(
-            "random: noise is the name of a degradation's own z: wrap the function to rename the argument"
-        )
+        raise ValueError("random: noise is the name of a degradation's own z: wrap the function to rename the argument")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # built-in functions may have none

@@ -33,7 +33,7 @@ class DigitsClassifier(nn.Module):
         self.trained = False
         # The seed of the initial weights alone: the run's random state stays as it is.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(keyed_generator("digits classifier").initial_seed())
+            torch.default_generator.manual_seed(keyed_generator("digits classifier").initial_seed())
             self.body = nn.Sequential(
                 nn.Conv2d(1, 16, 3, padding=1),
                 nn.SiLU(),

@@ -37,7 +37,8 @@ class InceptionV3(nn.Module):
         if self.network is not None:
             return
         try:
-            metric = FrechetInceptionDistance(self.num_features, feature_extractor_weights_path=self.weights_path)
+            with torch.random.fork_rng(devices=[]):  # its weights are initialized before they are loaded
+                metric = FrechetInceptionDistance(self.num_features, feature_extractor_weights_path=self.weights_path)
         except (URLError, OSError, ModuleNotFoundError) as error:
             raise FileNotFoundError(
                 f"FID needs the weights of Inception-v3 ({error}): download pt_inception-2015-12-05-6726825d.pth where "

@@ -40,8 +40,8 @@ class KID(Metric):
 
     def compute(self) -> Tensor:
         """The distance; NaN for fewer images than ``subset_size``."""
-        with torch.random.fork_rng([]):  # the subsets come from torch's global generator
-            torch.manual_seed(0)
+        with torch.random.fork_rng(devices=[]):  # the subsets come from torch's global generator of the CPU
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would set those of the GPUs too
             try:
                 mean, _ = self.distance.compute()
             except ValueError:  # too few images

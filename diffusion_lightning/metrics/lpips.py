@@ -41,7 +41,8 @@ class LPIPS(MeanMetric):
         if self.lpips is not None:
             return
         try:
-            self.lpips = LearnedPerceptualImagePatchSimilarity(self.net)
+            with torch.random.fork_rng(devices=[]):  # its weights are initialized before they are loaded
+                self.lpips = LearnedPerceptualImagePatchSimilarity(self.net)
         except (URLError, OSError) as error:
             raise FileNotFoundError(
                 f"LPIPS needs torchvision's ImageNet weights ({error}): download {WEIGHTS[self.net]} where there is a "

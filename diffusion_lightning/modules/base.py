@@ -1,5 +1,6 @@
 """What the LightningModules share: saved arguments, the optimizer and its scheduler, and means over held-out images."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
 
 
-class OptimizedModule(LightningModule):
+class OptimizedModule(LightningModule, ABC):
     """A LightningModule whose optimizer and scheduler are arguments, and whose arguments are saved in checkpoints.
 
     Args:
@@ -29,6 +30,10 @@ class OptimizedModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
+    @abstractmethod
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of a batch."""
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters of the optimizer."""
         return [p for p in self.parameters() if p.requires_grad]
@@ -45,14 +50,14 @@ class OptimizedModule(LightningModule):
             settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
-    def log_held_out(self, name: str, append_dims: Tensor, index: Tensor | None) -> None:
+    def log_held_out(self, name: str, values: Tensor, index: Tensor | None) -> None:
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""
         if index is not None:
-            append_dims = append_dims[index >= 0]
+            values = values[index >= 0]
         # Every rank logs, a rank of only padding with weight 0: the others wait for it. Lightning averages the integer
         # counts of the ranks and rounds: multiples of their number stay exact.
-        if len(append_dims):
-            value, count = append_dims.mean(), len(append_dims) * self.trainer.world_size
+        if len(values):
+            mean, count = values.mean(), len(values) * self.trainer.world_size
         else:
-            value, count = append_dims.sum(), 0
-        self.log(name, value, prog_bar=True, batch_size=count, sync_dist=True)
+            mean, count = values.sum(), 0
+        self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)

@@ -149,7 +149,7 @@ class RestorationModule(OptimizedModule):
         condition: Condition | None = None,
         sampling: SamplingConfig | None = None,
     ) -> Tensor:
-        """Sample from the images x (B, C, H, W) at ``t_start`` to t = 0: generation and restoration alike.
+        """Sample from the images x (B, C, H, W) at ``t_start`` to t = 0, for generation and restoration.
 
         Args:
             x: The images x_t at ``t_start``.
@@ -248,8 +248,8 @@ class RestorationModule(OptimizedModule):
 
     def _log_loss(self, stage: str, batch: RestorationBatch) -> None:
         prediction = self.predict_x0(batch.degraded, batch.t, self._embed_condition(batch.condition))
-        append_dims = self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params)
-        self.log_held_out(f"{stage}/loss", append_dims, batch.index)
+        losses = self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params)
+        self.log_held_out(f"{stage}/loss", losses, batch.index)
 
     def _embed_condition(self, condition: Condition | None) -> ConditionEmbedding | None:
         """The embedded condition; None for a model without a conditioner, which ignores conditions."""

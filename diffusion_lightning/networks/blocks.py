@@ -34,7 +34,7 @@ def timestep_embedding(t: Tensor, count: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) in [0, 1] to an embedding (B, E): two linear layers on `time_features`.
+    """t (B,) in [0, 1] to an embedding (B, E): two linear layers on `timestep_embedding`.
 
     Args:
         features: Number of features, even.

@@ -74,8 +74,8 @@ class RestorationLoss(ABC):
         Returns:
             (B,).
         """
-        append_dims = self.elementwise(prediction.x0, target).flatten(1).mean(1)
-        return append_dims if self.weight is None else self.weight(degradation, t) * append_dims
+        per_image = self.elementwise(prediction.x0, target).flatten(1).mean(1)
+        return per_image if self.weight is None else self.weight(degradation, t) * per_image
 
 
 class L1(RestorationLoss):

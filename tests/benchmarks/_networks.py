@@ -20,13 +20,13 @@ def ours(channels: int, size: str) -> nn.Module:
 
 
 def lucidrains(channels: int, size: str) -> nn.Module:
-    """`denoising_diffusion_pytorch.Unet`, built as its README builds it but for the width and the number of levels."""
+    """`denoising_diffusion_pytorch.Unet`, built as in its README except for the width and the number of levels."""
     width = 30 if size == "small" else 66
     return Adapter(LucidrainsUnet(dim=width, dim_mults=(1, 2, 2), channels=channels), time_scale=1000.0)
 
 
 def diffusers(channels: int, size: str) -> nn.Module:
-    """`diffusers.UNet2DModel`, with attention at the coarsest of three levels like the other two."""
+    """`diffusers.UNet2DModel`, with attention at the coarsest of three levels, as the other two have."""
     width = 40 if size == "small" else 72
     network = UNet2DModel(
         in_channels=channels,
@@ -48,12 +48,12 @@ NETWORKS: dict[str, Callable[[int, str], nn.Module]] = {
 
 
 def parameters(network: nn.Module) -> int:
-    """Number of trained parameters."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def build(channels: int, size: str) -> dict[str, nn.Module]:
-    """All networks of one size; stops with a message if one is not within ±2 % of ours."""
+    """All networks of one size; the program ends with a message if one is not within ±2 % of ours."""
     networks = {name: make(channels, size) for name, make in NETWORKS.items()}
     counts = {name: parameters(network) for name, network in networks.items()}
     reference = counts["diffusion_lightning.UNet"]

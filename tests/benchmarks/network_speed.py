@@ -1,9 +1,9 @@
-"""The training step of our U-Net against those of two libraries at equal size, as a share of the machine's peak.
+"""The training step of our U-Net against those of two libraries at equal size, as a fraction of the machine's peak.
 
-A share is the step's floating-point operations, by torch's FlopCounterMode, over its time, over the rate of a plain 3×3
-convolution of 64 channels (forward and backward, 32×32) in the same run. Rounds go through all networks in turn and the
-median counts, so that noise hits all alike; on a machine shared with others, `--threads 1 --clock cpu` counts the time
-of this process alone. Needs `pip install 'diffusion-lightning[bench]'`.
+The fraction is the step's floating-point operations, by torch's FlopCounterMode, over its time, over the rate of a 3×3
+convolution of 64 channels (forward and backward, 32×32) in the same run. Each round times all networks in turn, and the
+median of the rounds counts, so that other load on the machine affects all equally; on a shared machine,
+`--threads 1 --clock cpu` counts the time of this process alone. Needs `pip install 'diffusion-lightning[bench]'`.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def training_step(network: nn.Module, batch_size: int, side: int) -> Callable[[]
 
 
 def convolution(memory_format: torch.memory_format) -> Callable[[], None]:
-    """Forward and backward of the convolution that stands for the machine's peak."""
+    """Forward and backward of the convolution whose rate is the machine's peak."""
     layer = nn.Conv2d(64, 64, 3, padding=1)
     x = torch.randn(32, 64, 32, 32).to(memory_format=memory_format).requires_grad_()
     gradient = torch.randn_like(x)
@@ -82,9 +82,9 @@ def measure(size: str, batch_size: int, side: int, rounds: int, clock: Callable[
     medians = {name: statistics.median(values) for name, values in times.items()}
     rates = {name: counts[name] / medians[name] for name in steps}
 
-    described = ", ".join(f"{rates[name] / 1e9:.0f} GFLOP/s {name}" for name in peaks)
-    table = Table(title=f"Training step in ms, {batch_size} × 3×{side}×{side}, float32; peak: {described}")
-    for heading in ("network", "parameters", "ms", "GFLOP", *(f"share of {name}" for name in peaks), "time / ours"):
+    peak_rates = ", ".join(f"{rates[name] / 1e9:.0f} GFLOP/s {name}" for name in peaks)
+    table = Table(title=f"Training step in ms, {batch_size} × 3×{side}×{side}, float32; peak: {peak_rates}")
+    for heading in ("network", "parameters", "ms", "GFLOP", *(f"fraction of {name}" for name in peaks), "time / ours"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for name, network in networks.items():
         table.add_row(
@@ -115,13 +115,13 @@ def compare_training(
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the arguments, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small", help="size of the networks (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="images in a batch (default: %(default)s)")
     parser.add_argument("--side", type=int, default=32, help="side of the timed images (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each (default: %(default)s)")
-    parser.add_argument("--train-minutes", type=float, default=0.0, help="also train each for so long (default: no)")
+    parser.add_argument("--train-minutes", type=float, default=0.0, help="also train each for this time (default: no)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="for --train-minutes (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time counts (default: %(default)s)")

@@ -10,15 +10,15 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule
-from diffusion_lightning.objectives.hybrid_loss import HybridLoss
 from diffusion_lightning.callbacks import EMA, Likelihood
 from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.objectives.hybrid_loss import HybridLoss
 from diffusion_lightning.objectives.learned_variance import LearnedVariance
 from diffusion_lightning.objectives.parameterizations import V
 
 
-class Two(nn.Module):
-    """As many channels again for the variance."""
+class MeanAndVariance(nn.Module):
+    """A network with one output channel for the mean and one for the variance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,55 +29,55 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_with_averaged_weights_takes_both_methods(tmp_path: Path, precision: str) -> None:
-    parts = {"parameterization": LearnedVariance(V()), "loss": HybridLoss(), "denoiser": Two()}
+def test_both_methods_score_averaged_weights_during_training(tmp_path: Path, precision: str) -> None:
+    parts = {"parameterization": LearnedVariance(V()), "loss": HybridLoss(), "denoiser": MeanAndVariance()}
     module = tiny_module(degradation=GaussianNoise(10), **parts)
     before = [p.detach().clone() for p in module.parameters()]
-    for method in ("flow", "bound"):
+    for method in ("ode", "vlb"):
         trainer = tiny_trainer(tmp_path, EMA(), Likelihood(4, method, steps=2), max_epochs=2, precision=precision)
         trainer.fit(module, datamodule=Stored(8, batch_size=4))
         assert trainer.callback_metrics["val/bpd"].isfinite()
     assert all(not torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True))
 
 
-def test_two_processes_score_as_one(tmp_path: Path) -> None:
-    class Kept(Likelihood):
-        def conclude(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
-            super().conclude(trainer, module, stage)
+def test_two_processes_log_the_score_of_one(tmp_path: Path) -> None:
+    class Saved(Likelihood):
+        def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
+            super().compute_and_log(trainer, module, stage)
             value = trainer.callback_metrics["val/bpd"].item()
             (tmp_path / f"{trainer.world_size}-{trainer.global_rank}").write_text(str(value))
 
-    for settings in ({}, {"devices": 2, "strategy": "ddp_fork"}):
-        trainer = tiny_trainer(tmp_path, Kept(5, steps=2), **settings)
+    for settings in ({}, {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": True}):
+        trainer = tiny_trainer(tmp_path, Saved(5, steps=2), **settings)
         trainer.validate(tiny_module(degradation=GaussianNoise(10)), datamodule=Stored(8, batch_size=2), verbose=False)
     values = {path.name: float(path.read_text()) for path in tmp_path.glob("[12]-[01]")}
     assert set(values) == {"1-0", "2-0", "2-1"}
     assert values["2-0"] == values["2-1"] == pytest.approx(values["1-0"], rel=1e-5)
 
 
-def test_its_progress_is_a_row_of_lightning_s_bar_that_goes_again(tmp_path: Path) -> None:
+def test_progress_is_a_temporary_row_of_lightning_s_progress_bar(tmp_path: Path) -> None:
     rows: list[list[str]] = []
     bar = RichProgressBar()
 
-    class Watched(Tiny):
+    class Watching(Tiny):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             if bar.progress is not None:
                 rows.append([task.description for task in bar.progress.tasks])
             return super().forward(x, t)
 
-    module = tiny_module(degradation=GaussianNoise(10), denoiser=Watched())
+    module = tiny_module(degradation=GaussianNoise(10), denoiser=Watching())
     trainer = tiny_trainer(tmp_path, Likelihood(4, steps=2), bar, enable_progress_bar=True)
     trainer.validate(module, datamodule=Stored(8, batch_size=4), verbose=False)
     assert sum("Likelihood" in row for row in rows) == 8
     assert "Likelihood" not in rows[-1]
 
 
-def test_the_command_line_trains_improved_ddpm_by_its_short_names(tmp_path: Path) -> None:
+def test_the_command_line_trains_improved_ddpm_by_short_names(tmp_path: Path) -> None:
     words = [
         *("--model.degradation", "GaussianNoise", "--model.degradation.steps", "20"),
         *("--model.parameterization", "LearnedVariance", "--model.parameterization.base", "Eps"),
-        *("--model.loss", "HybridBound", "--model.sampler", "DDPM", "--model.denoiser.out_channels", "2"),
-        *("--trainer.callbacks+=Likelihood", "--trainer.callbacks.images=4", "--trainer.callbacks.method=bound"),
+        *("--model.loss", "HybridLoss", "--model.sampler", "DDPM", "--model.denoiser.out_channels", "2"),
+        *("--trainer.callbacks+=Likelihood", "--trainer.callbacks.images=4", "--trainer.callbacks.method=vlb"),
         *("--trainer.max_steps=2", "--trainer.val_check_interval=2"),
     ]
     run(tmp_path, "fit", "--config", DEBUG, *QUIET, *words)

@@ -1,4 +1,4 @@
-"""Samplers compared: each point is what generation alone gives, and its network calls are counted, not assumed."""
+"""SamplerComparison: its distances are those of Generation, and its network evaluations are counted."""
 
 import csv
 from pathlib import Path
@@ -6,10 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.runs import Corner, Stored, Tiny, fail, files, run, tiny_module, tiny_trainer
+from torch import Tensor
 
-from diffusion_lightning.callbacks import SamplerComparison, Generation
+from diffusion_lightning.callbacks import Generation, SamplerComparison
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.samplers import DDIM, DDPM, Cold, Direct, Heun, PredictorCorrector, ProbabilityFlow, KarrasSpacing
+from diffusion_lightning.samplers import (
+    DDIM,
+    DDPM,
+    Cold,
+    Direct,
+    Heun,
+    KarrasSpacing,
+    PredictorCorrector,
+    ProbabilityFlow,
+)
 
 pytest_plugins = ["helpers.runs"]
 
@@ -21,71 +31,82 @@ def fitted_module():
     return module, data
 
 
-def test_each_point_is_what_generation_with_that_sampler_logs(tmp_path: Path) -> None:
+def test_each_distance_is_the_one_that_generation_logs(tmp_path: Path) -> None:
     module, data = fitted_module()
-    look = SamplerComparison([ProbabilityFlow(), DDPM()], [2, 3], Corner(), tmp_path / "out", images=10, batch_size=4)
-    tiny_trainer(tmp_path, look).validate(module, data, verbose=False)
-    assert [(point.sampler, point.steps, point.calls) for point in look.points] == [
+    comparison = SamplerComparison(
+        [ProbabilityFlow(), DDPM()], [2, 3], Corner(), tmp_path / "out", images=10, batch_size=4
+    )
+    tiny_trainer(tmp_path, comparison).validate(module, data, verbose=False)
+    assert [(result.sampler, result.steps, result.nfe) for result in comparison.results] == [
         ("ProbabilityFlow", 2, 2),
         ("ProbabilityFlow", 3, 3),
         ("DDPM", 2, 2),
         ("DDPM", 3, 3),
     ]
-    for point, rule in zip(look.points, look.rules, strict=True):
-        alone = Generation(10, 0, 0, Corner(), rule.sampler, batch_size=4)
+    for result, compared in zip(comparison.results, comparison.runs, strict=True):
+        alone = Generation(10, 0, 0, Corner(), compared.sampler, batch_size=4)
         logged = tiny_trainer(tmp_path, alone).validate(module, data, verbose=False)[0]
-        assert point.distance == pytest.approx(logged["val/fid_corner/generated"], rel=1e-6)
+        assert result.distance == pytest.approx(logged["val/fid_corner/generated"], rel=1e-6)
 
 
 def test_the_table_and_the_plot_are_written(tmp_path: Path) -> None:
     module, data = fitted_module()
-    look = SamplerComparison([Cold()], [1, 4], Corner(), tmp_path / "out", images=6)
-    tiny_trainer(tmp_path, look).validate(module, data, verbose=False)
+    comparison = SamplerComparison([Cold()], [1, 4], Corner(), tmp_path / "out", images=6)
+    tiny_trainer(tmp_path, comparison).validate(module, data, verbose=False)
     rows = list(csv.reader((tmp_path / "out/samplers.csv").open()))
-    assert rows[0] == ["sampler", "steps", "calls", "fid_corner"]
+    assert rows[0] == ["sampler", "steps", "nfe", "fid_corner"]
     assert [row[:3] for row in rows[1:]] == [["Cold", "1", "1"], ["Cold", "4", "4"]]
-    assert [float(row[3]) for row in rows[1:]] == [point.distance for point in look.points]
+    assert [float(row[3]) for row in rows[1:]] == [result.distance for result in comparison.results]
     assert "samplers.png" in files(tmp_path / "out")
 
 
-class Hidden(ProbabilityFlow):
-    """A rule of a user's, whose argument is required and kept under another name."""
+class Custom(ProbabilityFlow):
+    """A user's sampler with a required argument, kept under another name."""
 
-    def __init__(self, secret: float) -> None:
-        super().__init__()
-        self._kept = secret
+    def __init__(self, weight: float | Tensor, steps: int | None = None) -> None:
+        super().__init__(steps)
+        self._kept = float(weight)
 
 
-def test_every_rule_has_a_place_of_its_own() -> None:
-    samplers = [Heun(spacing=KarrasSpacing(3)), Heun(spacing=KarrasSpacing(7)), PredictorCorrector(ProbabilityFlow()), PredictorCorrector()]
-    look = SamplerComparison([*samplers, Hidden(1.0), Cold(), Hidden(2.0), Direct()], [2, 3, 2], Corner())
-    assert [(rule.label, rule.steps) for rule in look.rules] == [
-        *[(name, steps) for name in ("Heun(spacing=Rho(rho=3))", "Heun(spacing=Rho)") for steps in (2, 3)],
-        *[("PredictorCorrector(predictor=ProbabilityFlow)", 2), ("PredictorCorrector(predictor=ProbabilityFlow)", 3)],
-        *[(name, steps) for name in ("PredictorCorrector", "Hidden #1", "Cold", "Hidden #2") for steps in (2, 3)],
-        ("Direct", 1),
+def test_every_sampler_has_its_own_label() -> None:
+    samplers = [
+        Heun(spacing=KarrasSpacing(3)),
+        Heun(spacing=KarrasSpacing(7)),
+        PredictorCorrector(ProbabilityFlow()),
+        PredictorCorrector(),
     ]
-    assert [rule.sampler._kept for rule in look.rules if isinstance(rule.sampler, Hidden)] == [1, 1, 2, 2]
-    assert all(rule.sampler.steps == rule.steps for rule in look.rules)
+    # The text of a tensor does not show its values.
+    custom = [Custom(3.0), Custom(torch.tensor(1.0)), Custom(torch.tensor(2.0))]
+    comparison = SamplerComparison([*samplers, *custom, Cold(), Direct()], [2, 3, 2], Corner())
+    labels = [
+        *("Heun(spacing=KarrasSpacing(rho=3))", "Heun(spacing=KarrasSpacing)"),
+        *("PredictorCorrector(predictor=ProbabilityFlow)", "PredictorCorrector"),
+        *("Custom(weight=3)", "Custom(weight=Tensor) #1", "Custom(weight=Tensor) #2", "Cold"),
+    ]
+    expected = [*((label, steps) for label in labels for steps in (2, 3)), ("Direct", 1)]
+    assert [(compared.label, compared.steps) for compared in comparison.runs] == expected
+    weights = [compared.sampler._kept for compared in comparison.runs if isinstance(compared.sampler, Custom)]
+    assert weights == [3, 3, 1, 1, 2, 2]
+    assert all(compared.sampler.steps == compared.steps for compared in comparison.runs)
 
 
-def test_a_long_label_is_told_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_label_is_shown_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module, data = fitted_module()
     sampler = PredictorCorrector(DDIM(eta=0.25), corrector_steps=2, snr=0.125)
-    look = SamplerComparison([sampler], [2], Corner(), tmp_path / "out", images=4)
-    tiny_trainer(tmp_path, look).validate(module, data, verbose=False)
+    comparison = SamplerComparison([sampler], [2], Corner(), tmp_path / "out", images=4)
+    tiny_trainer(tmp_path, comparison).validate(module, data, verbose=False)
     name = "PredictorCorrector(predictor=DDIM(eta=0.25), corrector_steps=2, snr=0.125)"
     assert [row[0] for row in csv.reader((tmp_path / "out/samplers.csv").open())] == ["sampler", name]
     shown = [line.split("│")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert "".join(shown).replace(" ", "") == name.replace(" ", "")
 
 
-def test_nothing_to_compare_is_refused() -> None:
+def test_an_empty_comparison_is_rejected() -> None:
     with pytest.raises(ValueError, match="0 samplers at 1 numbers of steps: give at least one of each"):
         SamplerComparison([], [3], Corner())
 
 
-def test_the_command_compares_on_a_checkpoint_alone(debug_run: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_compares_samplers_on_a_checkpoint(debug_run: Path, checkpoint: Path, tmp_path: Path) -> None:
     words = ["compare", "--config", debug_run / "runs/debug/config.yaml", "--ckpt_path", checkpoint]
     words += ["--features", "DigitsClassifier", "--features.epochs", "1"]
     run(tmp_path, *words, "--images", "8", "--steps", "[1, 2]", "--samplers+=Cold", "--samplers+=Naive")
@@ -94,7 +115,7 @@ def test_the_command_compares_on_a_checkpoint_alone(debug_run: Path, checkpoint:
     assert all(torch.isfinite(torch.tensor(float(row[3]))) for row in rows[1:])
 
 
-def test_a_sampler_that_is_not_defined_is_refused_before_anything_is_generated(
+def test_an_undefined_sampler_is_rejected_before_generation(
     debug_run: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["compare", "--config", debug_run / "runs/debug/config.yaml", "--ckpt_path", checkpoint]

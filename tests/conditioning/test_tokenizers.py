@@ -1,23 +1,29 @@
-"""Vocabularies: bytes of any script and back, and words whatever their case, form and punctuation."""
+"""Tokenizers: bytes of any script and back, and words whatever their case, form and punctuation."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_lightning.conditioning.tokenizers import PAD_TOKEN, ByteTokenizer, WordTokenizer, frequent_words, split
+from diffusion_lightning.conditioning.tokenizers import (
+    PAD_TOKEN,
+    ByteTokenizer,
+    WordTokenizer,
+    frequent_words,
+    normalize_words,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 @given(TEXTS)
-def test_bytes_bring_back_the_text_of_any_script(text):
+def test_the_text_of_any_script_comes_back_from_its_bytes(text):
     tokens = ByteTokenizer().tokens(text)
     assert bytes(token - 1 for token in tokens).decode() == text.strip()
     assert all(PAD_TOKEN < token < ByteTokenizer.size for token in tokens)
     assert ByteTokenizer().unknown(text) == []
 
 
-def test_bytes_are_those_of_utf_8_and_half_a_pair_of_surrogates_is_no_error():
+def test_bytes_are_those_of_utf_8_and_a_lone_surrogate_is_replaced():
     assert ByteTokenizer().tokens(" é ") == [1 + 0xC3, 1 + 0xA9]
     assert ByteTokenizer().tokens("\ud83d") == [1 + ord("?")]
 
@@ -34,8 +40,8 @@ SAME = {
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 def test_words_do_not_depend_on(one, other):
-    assert split(one) == split(other)
-    assert len(split(other)) == len(other.split())
+    assert normalize_words(one) == normalize_words(other)
+    assert len(normalize_words(other)) == len(other.split())
 
 
 WHOLE = [
@@ -50,35 +56,35 @@ WHOLE = [
 
 @pytest.mark.parametrize("text", WHOLE)
 def test_words_of_other_scripts_stay_whole(text):
-    assert len(split(text)) == len(text.split())
+    assert len(normalize_words(text)) == len(text.split())
 
 
 @given(TEXTS)
-def test_the_words_of_a_word_are_itself(text):
+def test_the_words_of_a_word_are_the_word_itself(text):
     """Otherwise a word of the captions, found at training, would not be found again."""
-    for word in split(text):
-        assert split(word) == [word]
+    for word in normalize_words(text):
+        assert normalize_words(word) == [word]
 
 
-def test_words_count_by_frequency_then_by_the_alphabet_and_as_many_as_asked_for():
+def test_frequent_words_are_sorted_by_frequency_then_alphabetically():
     texts = ["the cat", "The dog", "the Ant", "dog"]
     assert frequent_words(texts, 10) == ["the", "dog", "ant", "cat"]
     assert frequent_words(texts, 3) == ["the", "dog", "ant"]
     assert frequent_words(["", "!?"], 3) == []
 
 
-def test_known_words_have_their_numbers_in_order_and_unknown_ones_none():
-    words = WordTokenizer(["the", "cat", "dog"])
-    assert words.size == 4
-    assert words.tokens("The DOG, the ox: the cat.") == [1, 3, 1, 1, 2]
-    assert words.unknown("The DOG, the Ox and the cat.") == ["ox", "and"]
-    assert words.tokens("") == words.tokens("...") == []
+def test_known_words_are_numbered_in_order_and_unknown_ones_are_not():
+    tokenizer = WordTokenizer(["the", "cat", "dog"])
+    assert tokenizer.size == 4
+    assert tokenizer.tokens("The DOG, the ox: the cat.") == [1, 3, 1, 1, 2]
+    assert tokenizer.unknown("The DOG, the Ox and the cat.") == ["ox", "and"]
+    assert tokenizer.tokens("") == tokenizer.tokens("...") == []
 
 
 @given(st.lists(TEXTS, max_size=5))
 def test_every_word_of_the_captions_is_known(texts):
-    words = WordTokenizer(frequent_words(texts, 1000))
+    tokenizer = WordTokenizer(frequent_words(texts, 1000))
     for text in texts:
-        assert words.unknown(text) == []
-        assert len(words.tokens(text)) == len(split(text))
-        assert all(PAD_TOKEN < token < words.size for token in words.tokens(text))
+        assert tokenizer.unknown(text) == []
+        assert len(tokenizer.tokens(text)) == len(normalize_words(text))
+        assert all(PAD_TOKEN < token < tokenizer.size for token in tokenizer.tokens(text))

@@ -1,4 +1,4 @@
-"""Pictures in and out: every Pillow mode against its expected pixels, the uint8 round trip, files."""
+"""Images in and out: every Pillow mode against its expected pixels, the uint8 round trip, files."""
 
 import io
 
@@ -8,14 +8,24 @@ import torch
 from PIL import Image, ImageCms
 
 from diffusion_lightning.core import images
-from diffusion_lightning.core.images import ImageReadError, from_uint8, from_unit, parse_size, read_image, save_image, to_uint8, to_unit
+from diffusion_lightning.core.images import (
+    ImageReadError,
+    atomic_write,
+    from_uint8,
+    from_unit,
+    parse_size,
+    read_image,
+    save_image,
+    to_uint8,
+    to_unit,
+)
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 RED, BLUE, WHITE = [255, 0, 0], [0, 0, 255], [255, 255, 255]
 
 
-def pixel(picture, row=0, column=0):
-    return picture[:, row, column].tolist()
+def pixel(image, row=0, column=0):
+    return image[:, row, column].tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
@@ -37,7 +47,7 @@ def test_values_go_to_the_nearest_level():
     assert torch.equal(to_uint8(exact - 0.49 * 2 / 255), LEVELS)
 
 
-def test_converting_twice_is_an_error_rather_than_a_wrong_picture():
+def test_converting_twice_raises_an_error():
     with pytest.raises(TypeError, match="uint8"):
         to_uint8(LEVELS)
     with pytest.raises(TypeError, match="float32"):
@@ -51,14 +61,14 @@ def test_the_unit_range_and_back():
 
 
 @pytest.mark.parametrize("size", [0, -3, (4, 0), (4,), (1, 2, 3), (2.5, 2)])
-def test_a_size_that_is_none_is_refused_with_its_value(size):
+def test_a_wrong_size_is_rejected(size):
     with pytest.raises(ValueError, match="positive side or a pair"):
         parse_size(size)
 
 
 def write(path, array, mode=None, **options):
-    picture = Image.fromarray(np.asarray(array))
-    (picture if mode is None else picture.convert(mode)).save(path, **options)
+    image = Image.fromarray(np.asarray(array))
+    (image if mode is None else image.convert(mode)).save(path, **options)
     return path
 
 
@@ -66,7 +76,7 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
-def test_grey_pictures_keep_their_levels_in_one_three_and_four_channels(tmp_path):
+def test_grey_images_keep_their_levels_in_one_three_and_four_channels(tmp_path):
     path = write(tmp_path / "grey.png", RAMP)
     expected = torch.from_numpy(RAMP)
     assert torch.equal(read_image(path, 1), expected[None])
@@ -74,7 +84,7 @@ def test_grey_pictures_keep_their_levels_in_one_three_and_four_channels(tmp_path
     assert torch.equal(read_image(path, 4), torch.cat([expected.expand(3, 16, 16), torch.full((1, 16, 16), 255)]))
 
 
-def test_colour_pictures_keep_their_levels_and_luma_is_that_of_itu_601(tmp_path):
+def test_colour_images_keep_their_levels_and_luma_is_itu_601(tmp_path):
     path = write(tmp_path / "colour.png", COLOURS)
     assert torch.equal(read_image(path), torch.from_numpy(COLOURS).permute(2, 0, 1))
     luma = COLOURS @ np.array([0.299, 0.587, 0.114])
@@ -84,8 +94,8 @@ def test_colour_pictures_keep_their_levels_and_luma_is_that_of_itu_601(tmp_path)
 def test_transparency_lies_over_white_and_is_kept_in_rgba(tmp_path):
     pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
     path = write(tmp_path / "alpha.png", pixels)
-    picture = read_image(path)
-    assert [pixel(picture, 0, i) for i in range(3)] == [RED, WHITE, [204, 204, 204]]
+    image = read_image(path)
+    assert [pixel(image, 0, i) for i in range(3)] == [RED, WHITE, [204, 204, 204]]
     assert read_image(path, 1)[0].tolist() == [[76, 255, 204]]
     assert torch.equal(read_image(path, 4), torch.from_numpy(pixels).permute(2, 0, 1))
 
@@ -96,18 +106,18 @@ def test_grey_with_alpha_lies_over_white(tmp_path):
     assert read_image(path, 4)[:, 0].T.tolist() == [[0, 0, 0, 255], [0, 0, 0, 0], [100, 100, 100, 255]]
 
 
-def palette_picture(mode="P"):
-    picture = Image.new("P", (2, 1))
-    picture.putpalette(RED + BLUE)
-    picture.putdata([0, 1])
-    return picture.convert(mode)
+def palette_image(mode="P"):
+    image = Image.new("P", (2, 1))
+    image.putpalette(RED + BLUE)
+    image.putdata([0, 1])
+    return image.convert(mode)
 
 
 def test_a_palette_is_looked_up_and_its_transparent_colour_is_white(tmp_path):
-    palette_picture().save(tmp_path / "plain.png")
-    palette_picture().save(tmp_path / "clear.png", transparency=1)
-    palette_picture().save(tmp_path / "clear.gif", transparency=1)
-    palette_picture("PA").save(tmp_path / "pa.tif")
+    palette_image().save(tmp_path / "plain.png")
+    palette_image().save(tmp_path / "clear.png", transparency=1)
+    palette_image().save(tmp_path / "clear.gif", transparency=1)
+    palette_image("PA").save(tmp_path / "pa.tif")
     plain = read_image(tmp_path / "plain.png")
     assert [pixel(plain, 0, 0), pixel(plain, 0, 1)] == [RED, BLUE]
     for name in ("clear.png", "clear.gif"):
@@ -117,7 +127,7 @@ def test_a_palette_is_looked_up_and_its_transparent_colour_is_white(tmp_path):
     assert torch.equal(read_image(tmp_path / "pa.tif"), plain)
 
 
-def test_one_bit_pictures_are_black_and_white(tmp_path):
+def test_one_bit_images_are_black_and_white(tmp_path):
     path = tmp_path / "bits.png"
     Image.fromarray(np.array([[True, False, True]])).save(path)
     assert Image.open(path).mode == "1"
@@ -156,35 +166,33 @@ def test_sixteen_bits_are_scaled_to_eight_and_not_clipped(tmp_path, dtype, suffi
 
 
 @pytest.mark.parametrize("top", [1, 255])
-def test_float_pictures_span_the_levels(tmp_path, top):
+def test_float_images_span_the_levels(tmp_path, top):
     path = write(tmp_path / "float.tif", (RAMP / 255 * top).astype(np.float32))
     assert torch.equal(read_image(path, 1)[0], torch.from_numpy(RAMP))
 
 
 @pytest.mark.parametrize("values", [[-1.0, 0.5], [0.0, 1e4], [np.nan, 0.5]], ids=["negative", "huge", "nan"])
-def test_a_float_picture_of_unknown_range_is_refused(tmp_path, values):
+def test_a_float_image_of_unknown_range_is_rejected(tmp_path, values):
     path = write(tmp_path / "float.tif", np.array([values], dtype=np.float32))
     with pytest.raises(ImageReadError, match=r"float\.tif.*grey values from"):
         read_image(path)
 
 
 @pytest.mark.parametrize("array", [RAMP, (RAMP.astype(np.uint16) * 257)], ids=["8 bits", "16 bits"])
-@pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, -1), (8, 1)])
-def test_exif_rotation_is_applied(tmp_path, array, orientation, turn):
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
+def test_exif_rotation_is_applied(tmp_path, array, orientation, turns):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = write(tmp_path / "turned.png", array, exif=exif)
-    assert torch.equal(read_image(path, 1)[0], torch.from_numpy(np.rot90(RAMP, turn).copy()))
+    assert torch.equal(read_image(path, 1)[0], torch.from_numpy(np.rot90(RAMP, turns).copy()))
 
 
-def test_a_size_crops_the_centre_of_what_covers_it(tmp_path):
+def test_an_image_is_resized_to_cover_a_size_and_cropped_at_the_centre(tmp_path):
     pixels = np.zeros((20, 60, 3), dtype=np.uint8)
     pixels[:, 20:40] = RED
     pixels[:, 40:] = BLUE
     path = write(tmp_path / "wide.png", pixels)
-    assert torch.equal(
-        read_image(path, size=20), torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 20, 20)
-    )
+    assert torch.equal(read_image(path, size=20), torch.tensor(RED, dtype=torch.uint8)[:, None, None].expand(3, 20, 20))
     half = read_image(path, size=(10, 30))
     assert half.shape == (3, 10, 30)
     assert [pixel(half, 5, 2), pixel(half, 5, 15), pixel(half, 5, 27)] == [[0, 0, 0], RED, BLUE]
@@ -216,43 +224,43 @@ def truncated_jpeg(path):
     [
         truncated_png,
         truncated_jpeg,
-        lambda path: path.write_text("no picture"),
+        lambda path: path.write_text("not an image"),
         lambda path: path.write_bytes(b""),
         lambda path: path.mkdir(),
         lambda path: None,
     ],
     ids=["truncated PNG", "truncated JPEG", "text", "empty file", "folder", "missing"],
 )
-def test_what_is_no_picture_is_named_in_one_line(tmp_path, make):
+def test_an_unreadable_file_is_named_in_one_line(tmp_path, make):
     path = tmp_path / "holiday.png"
     make(path)
     with pytest.raises(ImageReadError) as caught:
         read_image(path)
     message = str(caught.value)
-    assert message.startswith(f"{path} cannot be read as a picture: ")
+    assert message.startswith(f"{path} cannot be read as an image: ")
     assert "\n" not in message
-    assert len(message) > len(f"{path} cannot be read as a picture: ") + 5
+    assert len(message) > len(f"{path} cannot be read as an image: ") + 5
     assert message.count("holiday.png") == 1
 
 
 @pytest.mark.parametrize("channels", [0, 2, 5])
-def test_other_channel_counts_of_files_name_the_value_and_the_remedy(tmp_path, channels):
+def test_another_number_of_channels_is_rejected_with_the_remedy(tmp_path, channels):
     path = write(tmp_path / "grey.png", RAMP)
     with pytest.raises(ValueError, match=f"as {channels} channels: use 1"):
         read_image(path, channels)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
-def test_a_saved_picture_comes_back_exactly(tmp_path, channels, mode):
-    picture = torch.randint(256, (channels, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    for image, name in ((picture, "a.png"), (from_uint8(picture), "new/folder/b.png"), (picture, "no_suffix")):
+def test_a_saved_image_is_read_back_exactly(tmp_path, channels, mode):
+    levels = torch.randint(256, (channels, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for image, name in ((levels, "a.png"), (from_uint8(levels), "new/folder/b.png"), (levels, "no_suffix")):
         save_image(image, tmp_path / name)
         stored = Image.open(tmp_path / name)
         assert (stored.format, stored.mode) == ("PNG", mode)
-        assert torch.equal(torch.from_numpy(np.array(stored)).reshape(6, 9, channels), picture.permute(1, 2, 0))
+        assert torch.equal(torch.from_numpy(np.array(stored)).reshape(6, 9, channels), levels.permute(1, 2, 0))
 
 
-def test_the_suffix_chooses_the_format(tmp_path):
+def test_the_suffix_decides_the_format(tmp_path):
     save_image(torch.full((3, 8, 8), 0.5), tmp_path / "a.JPG")
     assert Image.open(tmp_path / "a.JPG").format == "JPEG"
     assert (read_image(tmp_path / "a.JPG").int() - 191).abs().max() <= 2
@@ -268,13 +276,13 @@ def test_the_suffix_chooses_the_format(tmp_path):
     ],
     ids=["five channels", "no channels", "unknown suffix", "alpha in a JPEG"],
 )
-def test_what_cannot_be_saved_is_refused_and_leaves_nothing(tmp_path, shape, name, message):
+def test_an_image_that_cannot_be_saved_is_rejected_without_traces(tmp_path, shape, name, message):
     with pytest.raises(ValueError, match=message):
         save_image(torch.zeros(shape), tmp_path / "folder" / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     save_image(torch.zeros(1, 4, 4), path)
     before = path.read_bytes()
@@ -288,6 +296,42 @@ def test_an_interrupted_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
         save_image(torch.ones(1, 4, 4), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_atomic_write_makes_folders_and_replaces_the_old_file(tmp_path):
+    path = tmp_path / "new/folder/a.txt"
+    partials = []
+
+    def write(partial):
+        partials.append(partial)
+        assert partial.parent == path.parent
+        assert not partial.exists()
+        partial.write_text(f"content {len(partials)}")
+
+    atomic_write(path, write)
+    assert path.read_text() == "content 1"
+    atomic_write(str(path), write)
+    assert path.read_text() == "content 2"
+    assert partials[0] != partials[1]
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["an old file", "no file"])
+@pytest.mark.parametrize("written", [True, False], ids=["after a part", "before any byte"])
+def test_a_failing_writer_leaves_the_old_file_and_no_partial_file(tmp_path, exists, written):
+    path = tmp_path / "a.txt"
+    if exists:
+        path.write_text("old")
+
+    def fail(partial):
+        if written:
+            partial.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(path, fail)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"] * exists
+    assert not exists or path.read_text() == "old"
 
 
 def test_a_saved_file_has_the_permissions_of_any_new_file(tmp_path):

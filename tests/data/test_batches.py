@@ -1,4 +1,4 @@
-"""Keyed randomness of the batches: what depends on rank and batch in training, and on the image alone in evaluation."""
+"""Random numbers of the batches: keyed by rank and batch in training, and by the image alone in evaluation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,16 @@ from typing import Any
 import kornia.augmentation as K
 import pytest
 import torch
+from helpers.batches import batch_of, uint8_images
 from helpers.runs import Stored, blur, tiny_module, tiny_trainer
-from helpers.batches import batch_of, pictures
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from diffusion_lightning import RestorationBatch
-from diffusion_lightning.data import Digits, degrade
-from diffusion_lightning.data.base import _Items
-from diffusion_lightning.degradations import Degradation, Fade
 from diffusion_lightning.core.images import from_uint8, to_uint8
+from diffusion_lightning.data import Digits, degrade
+from diffusion_lightning.data.base import _IndexedImages
+from diffusion_lightning.degradations import Degradation, Fade
 
 
 def same(a: RestorationBatch, b: RestorationBatch) -> bool:
@@ -26,8 +26,8 @@ def same(a: RestorationBatch, b: RestorationBatch) -> bool:
     return torch.equal(a.t, b.t) and torch.equal(a.params["noise"], b.params["noise"])
 
 
-def test_a_batch_is_the_named_triple_with_what_made_it() -> None:
-    images, index = pictures()
+def test_a_batch_has_its_images_times_parameters_and_indices() -> None:
+    images, index = uint8_images()
     batch = batch_of(Stored(seed=1), images, index)
     assert isinstance(batch, RestorationBatch)
     assert batch._fields == ("clean", "degraded", "t", "condition", "params", "index")
@@ -41,8 +41,8 @@ def test_a_batch_is_the_named_triple_with_what_made_it() -> None:
     assert batch.t.unique().numel() == 8
 
 
-def test_training_draws_depend_on_seed_rank_and_batch_and_on_nothing_else() -> None:
-    images, index = pictures()
+def test_training_numbers_depend_on_seed_rank_and_batch_alone() -> None:
+    images, index = uint8_images()
     base = batch_of(Stored(seed=1), images, index)
     torch.manual_seed(99)
     before = torch.get_rng_state()
@@ -59,14 +59,14 @@ def test_training_draws_depend_on_seed_rank_and_batch_and_on_nothing_else() -> N
 
 
 def test_the_seed_of_the_run_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, index = pictures()
+    images, index = uint8_images()
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     assert same(batch_of(Stored(), images, index), batch_of(Stored(seed=7), images, index))
 
 
 @pytest.mark.parametrize("stage", ["validating", "predicting"])
-def test_image_i_has_the_same_draws_in_any_batch(stage: str) -> None:
-    images, index = pictures()
+def test_image_i_has_the_same_random_numbers_in_any_batch(stage: str) -> None:
+    images, index = uint8_images()
     whole = batch_of(Stored(seed=1), images, index, stage)
     for rank, i in enumerate([5, 0, 7]):
         one = batch_of(Stored(seed=1), images[i : i + 1], index[i : i + 1], stage, rank=rank, batch=3)
@@ -79,7 +79,7 @@ def test_image_i_has_the_same_draws_in_any_batch(stage: str) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_validation_is_the_same_every_epoch_and_for_every_batch_size(tmp_path: Path, batch_size: int) -> None:
+def test_validation_is_the_same_in_every_epoch_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
     class Keep(Callback):
         def __init__(self) -> None:
             self.batches: list[RestorationBatch] = []
@@ -101,14 +101,14 @@ def test_validation_is_the_same_every_epoch_and_for_every_batch_size(tmp_path: P
     for part in (first, second, keep.batches[:1]):
         for batch in part:
             assert batch.index is not None
-            expected = batch_of_grid(stored[batch.index], batch.index)
+            expected = batch_of_default_times(stored[batch.index], batch.index)
             assert torch.equal(batch.t, expected.t)
             torch.testing.assert_close(batch.degraded, expected.degraded, rtol=0, atol=1e-6)
     assert torch.cat([batch.index for batch in first]).tolist() == list(range(8))
 
 
-def batch_of_grid(images: Tensor, index: Tensor) -> RestorationBatch:
-    """As ``batch_of``, with the default time law."""
+def batch_of_default_times(images: Tensor, index: Tensor) -> RestorationBatch:
+    """See ``batch_of``; with the default time sampler."""
     data = Stored(seed=1)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=tiny_module(degradation=blur(noise=0.1)), training=False, predicting=False
@@ -116,14 +116,14 @@ def batch_of_grid(images: Tensor, index: Tensor) -> RestorationBatch:
     return data.on_after_batch_transfer([images, index, {}], 0)
 
 
-def test_every_process_gets_as_many_images_and_padding_has_no_index() -> None:
-    items = _Items(Stored(5).dataset("val"), pad_to=2)
-    assert [items[i][1] for i in range(len(items))] == [0, 1, 2, 3, 4, -1]
-    assert len(_Items(Stored(5).dataset("val"))) == 5
+def test_every_process_gets_equally_many_images_by_padding() -> None:
+    padded = _IndexedImages(Stored(5).dataset("val"), pad_to=2)
+    assert [padded[i][1] for i in range(len(padded))] == [0, 1, 2, 3, 4, -1]
+    assert len(_IndexedImages(Stored(5).dataset("val"))) == 5
 
 
-def test_augmentation_is_keyed_and_leaves_the_global_generator_alone() -> None:
-    images, index = pictures()
+def test_augmentation_is_keyed_and_keeps_the_global_generator() -> None:
+    images, index = uint8_images()
 
     def augmented(**settings: Any) -> RestorationBatch:
         data = Stored(seed=1, augmentation=[K.RandomHorizontalFlip(p=0.5), K.RandomRotation(30.0)])
@@ -143,23 +143,23 @@ def test_augmentation_is_keyed_and_leaves_the_global_generator_alone() -> None:
     assert torch.equal(augmented(stage="validating").clean, plain.clean)
 
 
-def test_augmentation_sees_images_on_the_unit_range_and_may_keep_them() -> None:
-    seen: list[Tensor] = []
+def test_augmentation_gets_images_in_the_unit_interval() -> None:
+    inputs: list[Tensor] = []
 
-    class EvaluationCallback(torch.nn.Module):
+    class Identity(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append(x)
+            inputs.append(x)
             return x
 
-    images, index = pictures()
-    batch = batch_of(Stored(augmentation=[EvaluationCallback()]), images, index)
-    torch.testing.assert_close(seen[0], images / 255)
+    images, index = uint8_images()
+    batch = batch_of(Stored(augmentation=[Identity()]), images, index)
+    torch.testing.assert_close(inputs[0], images / 255)
     torch.testing.assert_close(batch.clean, from_uint8(images))
 
 
 @pytest.mark.parametrize("quantized", [blur, Fade], ids=["blur", "fading"])
 def test_quantize_rounds_the_training_input_to_grey_levels(quantized: Callable[..., Degradation]) -> None:
-    images, index = pictures()
+    images, index = uint8_images()
     rounded = batch_of(Stored(seed=1), images, index, degradation=quantized(quantize=True)).degraded
     exact = batch_of(Stored(seed=1), images, index, degradation=quantized()).degraded
     assert torch.equal(rounded, from_uint8(to_uint8(rounded)))
@@ -167,7 +167,7 @@ def test_quantize_rounds_the_training_input_to_grey_levels(quantized: Callable[.
     assert (rounded - exact).abs().max() <= 1 / 255 + 1e-6
 
 
-def test_pictures_travel_as_bytes() -> None:
+def test_images_travel_as_uint8() -> None:
     images, index, _ = next(iter(Digits(size=8, batch_size=4).train_dataloader()))
     assert images.dtype == torch.uint8
     assert images.shape == (4, 1, 8, 8)
@@ -185,13 +185,13 @@ def test_training_order_changes_with_the_epoch_and_covers_the_data() -> None:
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
 
 
-def test_training_batches_are_full_unless_there_are_too_few_pictures_for_one() -> None:
+def test_training_batches_are_full_if_there_are_enough_images() -> None:
     assert [len(index) for _, index, _ in Stored(8, batch_size=3).train_dataloader()] == [3, 3]
     assert [len(index) for _, index, _ in Stored(2, batch_size=3).train_dataloader()] == [2]
 
 
-def test_degrade_is_the_degradation_of_its_draws() -> None:
-    clean = from_uint8(pictures()[0])
+def test_degrade_applies_the_degradation_with_its_random_parameters() -> None:
+    clean = from_uint8(uint8_images()[0])
     t = torch.linspace(0, 1, 8)
     batch = degrade(blur(noise=0.3), clean, t, torch.Generator().manual_seed(3))
     params = blur(noise=0.3).sample_params(clean, torch.Generator().manual_seed(3))
@@ -199,21 +199,29 @@ def test_degrade_is_the_degradation_of_its_draws() -> None:
     assert torch.equal(batch.degraded[0], clean[0])
 
 
-def test_a_split_without_pictures_is_refused() -> None:
-    with pytest.raises(ValueError, match="Stored has no pictures in its train split"):
+def test_a_split_without_images_is_rejected() -> None:
+    with pytest.raises(ValueError, match="Stored has no images in its train split"):
         Stored(0).dataset("train")
 
 
-def test_missing_data_are_found_before_anything_else_is_set_up(tmp_path: Path) -> None:
+def test_missing_data_are_reported_before_anything_is_set_up(tmp_path: Path) -> None:
     class Written(Callback):
         def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
             (tmp_path / "written").touch()
 
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         tiny_trainer(tmp_path, Written(), max_epochs=1).fit(tiny_module(), datamodule=Stored(0))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_batch_size_of_zero_is_refused() -> None:
+def test_a_batch_size_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match="batch_size=0"):
         Stored(batch_size=0)
+
+
+def test_a_module_without_a_degradation_is_rejected() -> None:
+    images, index = uint8_images()
+    data = Stored(seed=1)
+    data.trainer = SimpleNamespace(lightning_module=LightningModule(), training=True)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="LightningModule has no degradation and time_sampler"):
+        data.on_after_batch_transfer([images, index, {}], 0)

@@ -1,22 +1,22 @@
-"""Cropping: about the centre everywhere, but where the augmentation crops training pictures elsewhere."""
+"""Cropping: at the centre, except where the augmentation crops training images elsewhere."""
 
 from typing import Any
 
 import kornia.augmentation as K
 import pytest
 import torch
+from helpers.batches import batch_of, uint8_images
 from helpers.runs import Stored
-from helpers.batches import batch_of, pictures
 
 from diffusion_lightning.core.images import from_uint8, to_uint8
 
 
 @pytest.mark.parametrize(("crop", "rows", "columns"), [(4, (2, 6), (2, 6)), ([8, 2], (0, 8), (3, 5))], ids=str)
 @pytest.mark.parametrize("stage", ["training", "validating", "predicting"])
-def test_pictures_are_cropped_about_their_centre(
+def test_images_are_cropped_at_the_centre(
     crop: Any, rows: tuple[int, int], columns: tuple[int, int], stage: str
 ) -> None:
-    images, index = pictures()
+    images, index = uint8_images()
     expected = from_uint8(images)[..., slice(*rows), slice(*columns)]
     batch = batch_of(Stored(crop=crop), images, index, stage)
     assert torch.equal(batch.clean, expected)
@@ -26,8 +26,8 @@ def test_pictures_are_cropped_about_their_centre(
     assert torch.equal(next(data.clean_images("val", 8)), from_uint8(stored)[..., slice(*rows), slice(*columns)])
 
 
-def test_an_augmentation_may_crop_training_pictures_elsewhere() -> None:
-    images, index = pictures(64)
+def test_an_augmentation_can_crop_training_images_elsewhere() -> None:
+    images, index = uint8_images(64)
     images = (torch.arange(64, dtype=torch.uint8)).view(8, 8).expand(64, 3, 8, 8)
     data = Stored(crop=4, augmentation=[K.RandomCrop((4, 4))])
     corners = {int(value) for value in to_uint8(batch_of(data, images, index).clean)[:, 0, 0, 0]}
@@ -37,7 +37,7 @@ def test_an_augmentation_may_crop_training_pictures_elsewhere() -> None:
     assert torch.equal(batch_of(data, images, index, "validating").clean, from_uint8(images)[..., 2:6, 2:6])
 
 
-def test_a_crop_beyond_the_picture_is_refused() -> None:
-    images, index = pictures()
-    with pytest.raises(ValueError, match=r"crop=\[9, 4\]: the pictures are 8×8; choose a smaller crop"):
+def test_a_crop_larger_than_the_image_is_rejected() -> None:
+    images, index = uint8_images()
+    with pytest.raises(ValueError, match=r"crop=\[9, 4\]: the images are 8×8; choose a smaller crop"):
         batch_of(Stored(crop=[9, 4]), images, index)

@@ -1,12 +1,11 @@
-"""The embedded digits: pixels, and the fixed stratified split."""
+"""scikit-learn's digits: pixels, and the fixed stratified split."""
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from diffusion_lightning.data.digits import DigitsDataset
 from diffusion_lightning.core.datasets import ImageSample
-from diffusion_lightning.data.digits import _split
+from diffusion_lightning.data.digits import DigitsDataset, _split
 
 SOURCE = load_digits()
 TARGETS = SOURCE.target.tolist()
@@ -34,11 +33,11 @@ def test_the_split_is_disjoint_complete_and_stratified():
 def test_the_split_is_shuffled_and_never_changes():
     validation = _split(TARGETS, False)
     assert validation[:8] == [5, 10, 25, 26, 43, 45, 52, 53]
-    # Spread over the whole source, whose later part is by other writers.
+    # Spread over the whole source, whose later part has other writers.
     assert abs(sum(validation) / len(validation) - 898) < 60
 
 
-def test_items_are_uint8_pictures_with_labels():
+def test_items_are_uint8_images_with_labels():
     digits = DigitsDataset(train=False)
     item = digits[3]
     assert isinstance(item, ImageSample)
@@ -49,7 +48,7 @@ def test_items_are_uint8_pictures_with_labels():
 
 
 @pytest.mark.parametrize("size", [16, (32, 24)])
-def test_resizing_keeps_the_picture(size):
+def test_resizing_keeps_the_content(size):
     small, large = DigitsDataset(8, train=False).images.float(), DigitsDataset(size, train=False).images.float()
     assert tuple(large.shape[2:]) == (size if isinstance(size, tuple) else (size, size))
     back = torch.nn.functional.interpolate(large, (8, 8), mode="area")

@@ -1,11 +1,10 @@
-"""Data modules of emoji, CelebA and AFHQ: which pictures they hold, and what they say where these are missing."""
+"""Data modules of emoji, CelebA and AFHQ: which images they hold, and the errors if these are missing."""
 
 import pytest
 import torch
 
-from diffusion_lightning.data import AFHQ, CelebA, Emoji
-from diffusion_lightning.core.datasets import emoji
 from diffusion_lightning.core.images import save_image
+from diffusion_lightning.data import AFHQ, CelebA, Emoji, emoji
 
 FACES, ANIMALS = [0x1F600, 0x1F620, 0x1F62D, 0x1F973], [0x1F400, 0x1F422, 0x1F98A]
 
@@ -19,15 +18,16 @@ def few(monkeypatch):
 
 
 def fill(root, names):
+    """One colour image per name, of level 10 times its position in the list."""
     for i, name in enumerate(names):
         save_image(torch.full((3, 20, 16), 10 * i, dtype=torch.uint8), root / name)
 
 
 def levels(data, split):
-    return [int(picture.image[0, 0, 0]) // 10 for picture in data.dataset(split)]
+    return [int(sample.image[0, 0, 0]) // 10 for sample in data.dataset(split)]
 
 
-def test_emoji_are_images_in_the_package_s_range(few, tmp_path):
+def test_emoji_are_images_in_the_range_of_the_package(few, tmp_path):
     data = Emoji(12, ["faces"], validation_fraction=0.5, root=str(tmp_path))
     train, held = data.dataset("train"), data.dataset("val")
     assert sorted(train.code_points + held.code_points) == FACES
@@ -54,15 +54,15 @@ def test_celeba_without_a_partition_is_split_by_name(tmp_path):
     assert held
 
 
-def test_a_partition_of_other_pictures_is_refused(tmp_path):
+def test_a_partition_of_other_images_is_rejected(tmp_path):
     fill(tmp_path / "celeba/img_align_celeba", ["a.png"])
     (tmp_path / "celeba/list_eval_partition.txt").write_text("000001.jpg 0\n\n000002.jpg 1\n")
-    with pytest.raises(ValueError, match="names none of the pictures"):
+    with pytest.raises(ValueError, match="lists none of the images"):
         CelebA(str(tmp_path)).dataset("train")
 
 
 @pytest.mark.parametrize("held", ["val", "test"], ids=["version 1", "version 2"])
-def test_afhq_s_folders_are_its_parts_and_its_kinds_the_classes(tmp_path, held):
+def test_the_folders_of_afhq_are_its_parts_and_its_classes(tmp_path, held):
     fill(tmp_path / "afhq", [f"{part}/{kind}/1.png" for part in ("train", held) for kind in ("cat", "dog", "wild")])
     data = AFHQ(str(tmp_path), size=8, num_workers=0)
     assert (levels(data, "train"), levels(data, "val")) == ([0, 1, 2], [3, 4, 5])
@@ -78,7 +78,7 @@ def test_afhq_s_folders_are_its_parts_and_its_kinds_the_classes(tmp_path, held):
     ],
     ids=["CelebA", "AFHQ"],
 )
-def test_missing_pictures_are_one_line_that_says_what_to_put_where(tmp_path, make, words):
+def test_missing_images_raise_an_error_with_the_remedy(tmp_path, make, words):
     with pytest.raises(FileNotFoundError) as caught:
         make(str(tmp_path)).dataset("train")
     assert "\n" not in str(caught.value)

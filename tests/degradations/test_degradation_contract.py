@@ -1,4 +1,4 @@
-"""What every degradation promises, whichever it is: spine check 15."""
+"""The contract that every degradation keeps: spine check 15."""
 
 import copy
 import pickle
@@ -6,11 +6,12 @@ import pickle
 import pytest
 import torch
 from helpers.degradation_cases import DEGRADATIONS, cases
+from helpers.keyed_params import keyed_params
 from helpers.oracles import dense_matrix, linear_map
 
 from diffusion_lightning import degradations
-from diffusion_lightning.degradations import Degradation
 from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.degradations import Degradation
 
 SHAPES = {"square": (3, 8, 8), "tall grey": (1, 11, 6), "wide with five channels": (5, 7, 12)}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -28,9 +29,9 @@ def images(number=4, shape=(3, 8, 8), dtype=torch.float32, seed=0):
     return (torch.rand(number, *shape, dtype=torch.float64, generator=generator) * 2 - 1).to(dtype)
 
 
-def drawn(case, x, seed=0):
+def with_params(case, x, seed=0):
     degradation = DEGRADATIONS[case]()
-    return degradation, degradation.sample_params(x, per_image_generators(seed, range(len(x))))
+    return degradation, keyed_params(degradation, x, seed)
 
 
 def times(degradation, number):
@@ -45,15 +46,15 @@ def test_every_degradation_has_a_case():
     public = {name for name in degradations.__all__ if isinstance(getattr(degradations, name), type)}
     public -= {"Degradation"}
     tested = {type(make()).__name__ for make in DEGRADATIONS.values()}
-    assert public <= tested, "add the new degradation to tests/degradations/cases.py"
+    assert public <= tested, "add the new degradation to tests/helpers/degradation_cases.py"
 
 
 @every_case
 @every_shape
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_at_t_0_the_images_come_back_bit_for_bit(case, shape, dtype):
+def test_at_t_0_the_images_are_unchanged_bit_for_bit(case, shape, dtype):
     x = images(shape=shape, dtype=dtype)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     for t in (torch.zeros(4), torch.full((4,), 0.9e-3 / degradation.steps)):
         assert torch.equal(degradation(x, t, params), x)
         assert torch.equal(degradation.operator(x, t, params), x)
@@ -63,7 +64,7 @@ def test_at_t_0_the_images_come_back_bit_for_bit(case, shape, dtype):
 @every_case
 def test_the_same_arguments_give_the_same_bits_and_use_no_random_state(case):
     x = images()
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 4).float()
     kept = x.clone(), t.clone(), {name: value.clone() for name, value in params.items()}
     torch.manual_seed(1)
@@ -81,14 +82,14 @@ def test_the_same_arguments_give_the_same_bits_and_use_no_random_state(case):
 
 
 @every_case
-def test_held_draws_make_a_trajectory_that_other_calls_do_not_disturb(case):
-    """x_t for t = 1 … 0 is the same after other images, other draws and other times went through."""
+def test_fixed_parameters_make_a_trajectory_that_no_call_disturbs(case):
+    """x_t for t = 1 … 0 is the same after calls with other images, parameters and times."""
     x = images()
-    degradation, params = drawn(case, x)
-    path = [degradation(x, torch.full((4,), t), params) for t in (1.0, 0.7, 0.35, 0.0)]
+    degradation, params = with_params(case, x)
+    trajectory = [degradation(x, torch.full((4,), t), params) for t in (1.0, 0.7, 0.35, 0.0)]
     other = images(seed=1, shape=(3, 9, 5))
     degradation(other, torch.rand(4), degradation.sample_params(other))
-    for t, expected in zip((0.0, 0.35, 0.7, 1.0), path[::-1], strict=True):
+    for t, expected in zip((0.0, 0.35, 0.7, 1.0), trajectory[::-1], strict=True):
         assert torch.equal(degradation(x, torch.full((4,), t), params), expected)
 
 
@@ -96,7 +97,7 @@ def test_held_draws_make_a_trajectory_that_other_calls_do_not_disturb(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_time_for_each_image_is_a_loop_over_the_images(case, dtype):
     x = images(6, dtype=dtype)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 6).flip(0).to(dtype)
     together = degradation(x, t, params)
     for i in range(6):
@@ -106,9 +107,9 @@ def test_a_time_for_each_image_is_a_loop_over_the_images(case, dtype):
 
 
 @every_case
-def test_image_i_gets_the_same_draws_in_any_batch_and_any_order(case):
+def test_image_i_has_the_same_parameters_in_any_batch_and_order(case):
     x = images(8)
-    degradation, whole = drawn(case, x)
+    degradation, whole = with_params(case, x)
     for order in ([0], [3], [7], [5, 2, 7, 0]):
         params = degradation.sample_params(x[order], per_image_generators(0, order))
         assert params.keys() == whole.keys()
@@ -116,23 +117,23 @@ def test_image_i_gets_the_same_draws_in_any_batch_and_any_order(case):
 
 
 @every_case
-def test_all_draws_have_one_row_an_image_and_other_seeds_draw_otherwise(case):
+def test_parameters_have_one_row_per_image_and_depend_on_the_seed(case):
     x = images(5)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     for name, value in params.items():
         assert len(value) == 5, name
-        assert not torch.equal(value, drawn(case, x, seed=1)[1][name]), name
+        assert not torch.equal(value, with_params(case, x, seed=1)[1][name]), name
     one = degradation.sample_params(x, torch.Generator().manual_seed(0))
-    again = degradation.sample_params(x, torch.Generator().manual_seed(0))
+    repeated = degradation.sample_params(x, torch.Generator().manual_seed(0))
     assert one.keys() == params.keys()
-    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert all(torch.equal(one[name], repeated[name]) for name in one)
 
 
 @every_case
 @every_shape
-def test_any_number_of_channels_and_any_size_keeps_its_shape(case, shape):
+def test_images_of_any_channels_and_size_keep_their_shape(case, shape):
     x = images(shape=shape)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     degraded = degradation(x, times(degradation, 4).float(), params)
     assert degraded.shape == x.shape
     assert degraded.isfinite().all()
@@ -144,7 +145,7 @@ def test_any_number_of_channels_and_any_size_keeps_its_shape(case, shape):
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_dtype_and_device_of_the_images_are_kept(case, dtype, device):
     x = images(dtype=dtype).to(device)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = torch.linspace(0, 1, 4, device=device)
     for degraded in (degradation(x, t, params), degradation.operator(x, t, params)):
         assert (degraded.dtype, degraded.device) == (x.dtype, x.device)
@@ -156,27 +157,27 @@ def test_the_dtype_and_device_of_the_images_are_kept(case, dtype, device):
 @every_case
 def test_single_precision_agrees_with_double_precision(case):
     x = images(dtype=torch.float64)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 4)
     single = degradation(x.float(), t.float(), {name: value.float() for name, value in params.items()})
     assert torch.allclose(single.double(), degradation(x, t, params), rtol=0, atol=2e-6)
 
 
 @every_case
-def test_bfloat16_autocast_does_not_touch_a_degradation(case):
+def test_bfloat16_autocast_does_not_change_a_degradation(case):
     x = images(dtype=torch.float32)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 4).float()
     expected = degradation(x, t, params)
-    fresh = DEGRADATIONS[case]()
+    uncached = DEGRADATIONS[case]()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(fresh(x, t, params), expected)
+        assert torch.equal(uncached(x, t, params), expected)
 
 
 @every_case
 def test_times_within_a_thousandth_of_a_step_are_the_grid_point(case):
     x = images(dtype=torch.float64)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     for k in {1, degradation.steps // 2, degradation.steps} - {0}:
         grid = degradation(x, torch.full((4,), k / degradation.steps, dtype=torch.float64), params)
         for shift in (-0.9e-3, 0.9e-3):
@@ -190,7 +191,7 @@ def test_times_within_a_thousandth_of_a_step_are_the_grid_point(case):
 def test_severity_is_continuous_between_grid_points(case):
     """Halving a step in t at least nearly halves the largest change of the image, on the grid and off it."""
     x = images(dtype=torch.float64)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
 
     def change(t, h):
         ends = [torch.full((4,), time / degradation.steps, dtype=torch.float64) for time in (t, t + h)]
@@ -204,7 +205,7 @@ def test_severity_is_continuous_between_grid_points(case):
 @pytest.mark.parametrize("case", LINEAR)
 def test_linear_degradations_are_linear_or_affine(case):
     x, y = images(dtype=torch.float64), images(dtype=torch.float64, seed=1)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 4)
     zero = degradation.operator(torch.zeros_like(x), t, params)
     expected = 2 * degradation.operator(x, t, params) - 3 * degradation.operator(y, t, params) + 2 * zero
@@ -213,9 +214,9 @@ def test_linear_degradations_are_linear_or_affine(case):
 
 @pytest.mark.parametrize("case", LINEAR)
 @every_shape
-def test_the_adjoint_moves_to_the_other_side_of_the_inner_product(case, shape):
+def test_the_adjoint_gives_the_same_inner_product(case, shape):
     x, y = images(shape=shape, dtype=torch.float64), images(shape=shape, dtype=torch.float64, seed=1)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 4)
     linear_part = degradation.operator(x, t, params) - degradation.operator(torch.zeros_like(x), t, params)
     left = (linear_part * y).flatten(1).sum(1)
@@ -226,10 +227,10 @@ def test_the_adjoint_moves_to_the_other_side_of_the_inner_product(case, shape):
 @pytest.mark.parametrize("case", LINEAR)
 def test_the_gradient_through_a_linear_degradation_is_its_adjoint(case):
     x, y = images(dtype=torch.float64).requires_grad_(), images(dtype=torch.float64, seed=1)
-    degradation, params = drawn(case, x.detach())
+    degradation, params = with_params(case, x.detach())
     t = times(degradation, 4)
     with torch.inference_mode():
-        degradation(x.detach(), t, params)  # tables that were built here must not break training
+        degradation(x.detach(), t, params)  # tables built here must not break training
     (degradation(x, t, params) * y).sum().backward()
     assert torch.allclose(x.grad, degradation.adjoint(y, t, params), rtol=0, atol=1e-13)
 
@@ -250,34 +251,34 @@ def test_singular_values_are_those_of_the_dense_matrix(case, shape):
 @pytest.mark.parametrize("case", LINEAR)
 def test_the_adjoint_of_the_dense_matrix_is_its_transpose(case):
     shape = (2, 4, 5)
-    degradation, params = drawn(case, images(1, shape, torch.float64))
+    degradation, params = with_params(case, images(1, shape, torch.float64))
     t = torch.tensor([0.63], dtype=torch.float64)
     matrix = dense_matrix(degradation, shape, t, params)
-    held = {name: value.expand(40, *value.shape[1:]) for name, value in params.items()}
-    adjoint = linear_map(lambda y: degradation.adjoint(y, t.expand(40), held), shape)
+    expanded = {name: value.expand(40, *value.shape[1:]) for name, value in params.items()}
+    adjoint = linear_map(lambda y: degradation.adjoint(y, t.expand(40), expanded), shape)
     assert torch.allclose(adjoint, matrix.mT, rtol=0, atol=1e-13)
 
 
 @every_case
 @pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))], ids=["deepcopy", "pickle"]
+    "make_copy", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))], ids=["deepcopy", "pickle"]
 )
-def test_a_copy_degrades_alike_and_carries_no_cache(case, duplicate):
+def test_a_copy_degrades_the_same_way_and_has_no_cache(case, make_copy):
     x = images()
-    degradation, params = drawn(case, x)
-    unused = len(pickle.dumps(degradation))
+    degradation, params = with_params(case, x)
+    size_before_use = len(pickle.dumps(degradation))
     t = times(degradation, 4).float()
     expected = degradation(x, t, params)
-    assert len(pickle.dumps(degradation)) == unused
-    twin = duplicate(degradation)
-    assert torch.equal(twin(x, t, params), expected)
-    assert twin.cache is not degradation.cache
+    assert len(pickle.dumps(degradation)) == size_before_use
+    copied = make_copy(degradation)
+    assert torch.equal(copied(x, t, params), expected)
+    assert copied.cache is not degradation.cache
 
 
 @every_case
-def test_nothing_is_a_buffer_or_a_parameter(case):
+def test_a_degradation_has_no_buffers_and_no_weights(case):
     x = images()
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     degradation(x, torch.ones(4), params)
     assert not degradation.state_dict()
     assert not list(degradation.buffers())
@@ -287,14 +288,14 @@ def test_nothing_is_a_buffer_or_a_parameter(case):
 @pytest.mark.parametrize("case", NOISY)
 def test_noise_is_added_as_sigma_times_z(case):
     x = images(dtype=torch.float64)
-    degradation, params = drawn(case, x)
+    degradation, params = with_params(case, x)
     t = times(degradation, 4)
     noise = degradation.sigma(t).view(4, 1, 1, 1) * params["noise"]
     assert torch.equal(degradation(x, t, params), degradation.operator(x, t, params) + noise)
 
 
 @pytest.mark.parametrize("case", NOISY)
-def test_noise_never_falls_with_t_and_is_at_hand_from_the_first_step_on(case):
+def test_noise_never_decreases_with_t_and_is_positive_from_1_over_T(case):
     degradation = DEGRADATIONS[case]()
     sigma = degradation.sigma(torch.linspace(0, 1, 401, dtype=torch.float64))
     assert (sigma.diff() >= 0).all()
@@ -302,38 +303,38 @@ def test_noise_never_falls_with_t_and_is_at_hand_from_the_first_step_on(case):
 
 
 @pytest.mark.parametrize("case", NOISY)
-def test_the_time_of_a_noise_level_has_that_level(case):
+def test_the_time_at_a_noise_level_has_that_level(case):
     degradation = DEGRADATIONS[case]()
     grid = torch.arange(1, degradation.steps + 1, dtype=torch.float64) / degradation.steps
     t = torch.cat([grid, grid - 0.37 / degradation.steps, grid - 0.99 / degradation.steps])
     level = degradation.noise_level(t)
-    again = degradation.time(level)
-    assert torch.allclose(degradation.noise_level(again), level, rtol=1e-9, atol=0)
-    if torch.equal(level.unique(), level.sort().values):  # noise that grows throughout: the time itself comes back
-        assert torch.allclose(again, t, rtol=1e-9, atol=0)
-        assert torch.equal(again[: degradation.steps], grid)
-    # Beyond the end there is only the end; an infinite end has nothing beyond it.
+    inverse = degradation.time_at_noise_level(level)
+    assert torch.allclose(degradation.noise_level(inverse), level, rtol=1e-9, atol=0)
+    if torch.equal(level.unique(), level.sort().values):  # where noise grows everywhere, the time is the same
+        assert torch.allclose(inverse, t, rtol=1e-9, atol=0)
+        assert torch.equal(inverse[: degradation.steps], grid)
+    # Higher levels give t = 1; nothing is higher than an infinite one.
     end = degradation.noise_level(torch.ones(1, dtype=torch.float64))
-    assert degradation.time(2 * end).item() == 1
+    assert degradation.time_at_noise_level(2 * end).item() == 1
 
 
 @pytest.mark.parametrize("case", NOISY)
 def test_the_noise_level_is_sigma_over_the_scale_of_the_image(case):
     degradation = DEGRADATIONS[case]()
     t = times(degradation, 9)
-    alpha = degradation.alpha(t) if degradation.scalar else 1.0
+    alpha = degradation.alpha(t) if degradation.has_alpha else 1.0
     assert torch.equal(degradation.noise_level(t), degradation.sigma(t) / alpha)
 
 
 @pytest.mark.parametrize("case", NOISY)
-def test_missing_noise_is_named_with_the_remedy(case):
-    with pytest.raises(ValueError, match="take params from sample_params"):
+def test_missing_noise_raises_an_error_with_the_remedy(case):
+    with pytest.raises(ValueError, match="get params from sample_params"):
         DEGRADATIONS[case]()(images(), torch.ones(4), {})
 
 
 @every_case
-def test_a_time_of_the_wrong_shape_is_refused_by_shape(case):
-    degradation, params = drawn(case, images())
+def test_times_of_the_wrong_shape_are_rejected(case):
+    degradation, params = with_params(case, images())
     for t in (torch.tensor(0.5), torch.ones(3), torch.ones(4, 1, 1, 1)):
-        with pytest.raises(ValueError, match="one severity for each of the 4 images"):
+        with pytest.raises(ValueError, match="one time for each of the 4 images"):
             degradation(images(), t, params)

@@ -1,13 +1,13 @@
-"""Fading: one shot against the masks one after another, and the colour that is left at the end."""
+"""Fading: the closed form against the product of the masks, and the colour at the end."""
 
 import itertools
 import math
 
 import pytest
 import torch
+from helpers.keyed_params import keyed_params
 
 from diffusion_lightning.degradations import Fade
-from diffusion_lightning.core.rng import per_image_generators
 
 
 def images(number=2, shape=(3, 8, 11), dtype=torch.float64):
@@ -15,23 +15,19 @@ def images(number=2, shape=(3, 8, 11), dtype=torch.float64):
     return torch.rand(number, *shape, generator=generator, dtype=torch.float64).to(dtype) * 2 - 1
 
 
-def drawn(degradation, x):
-    return degradation.sample_params(x, per_image_generators(0, range(len(x))))
-
-
-def masks(size, centre, std, initial, number):
+def masks(size, centre, std, first_width, number):
     """The product of the first ``number`` masks, pixel by pixel."""
     product = torch.ones(size, dtype=torch.float64)
     for row in range(size[0]):
         for column in range(size[1]):
             squares = (row - centre[0]) ** 2 + (column - centre[1]) ** 2
             for i in range(number):
-                product[row, column] *= 1 - math.exp(-squares / (2 * (std * (i + initial)) ** 2))
+                product[row, column] *= 1 - math.exp(-squares / (2 * (std * (i + first_width)) ** 2))
     return product
 
 
 @pytest.mark.parametrize("size", [(8, 11), (7, 7)], ids=str)
-def test_one_shot_is_the_product_of_the_masks_about_the_image_s_centre(size):
+def test_it_multiplies_the_masks_about_the_image_s_centre(size):
     x = images(1, (3, *size))
     degradation = Fade(steps=6, std=0.4, first_width=2.0)
     centre = ((size[0] - 1) / 2, (size[1] - 1) / 2)
@@ -40,10 +36,10 @@ def test_one_shot_is_the_product_of_the_masks_about_the_image_s_centre(size):
         assert torch.allclose(degradation(x, torch.tensor([k / 6]), {}), expected, rtol=0, atol=1e-12)
 
 
-def test_one_shot_is_the_product_of_the_masks_about_each_image_s_own_centre():
+def test_it_multiplies_the_masks_about_each_image_s_own_centre():
     x = images(4)
     degradation = Fade(steps=6, std=0.4, first_width=2.0, centre="random")
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     for k in (1, 3, 6):
         result = degradation(x, torch.full((4,), k / 6), params)
         for i in range(4):
@@ -51,7 +47,7 @@ def test_one_shot_is_the_product_of_the_masks_about_each_image_s_own_centre():
             assert torch.allclose(result[i], expected, rtol=0, atol=1e-12)
 
 
-def test_in_reverse_what_the_masks_leave_goes_first():
+def test_in_reverse_the_border_disappears_first():
     x = images(1)
     degradation = Fade(steps=6, std=0.4, first_width=2.0, reverse=True)
     assert torch.equal(degradation(x, torch.zeros(1), {}), x)
@@ -66,43 +62,42 @@ def test_in_reverse_the_image_shrinks_to_its_centre():
     assert mask[0, 0] < 0.01
 
 
-def test_drawn_centres_are_pixels_of_the_image_and_any_of_them():
+def test_random_centres_are_all_pixels_of_the_image():
     x = images(2000, (1, 3, 5))
-    centres = drawn(Fade(centre="random"), x)["centre"]
-    counts = {tuple(centre): 0 for centre in centres.tolist()}
-    assert set(counts) == {(row, column) for row in range(3) for column in range(5)}
+    centres = keyed_params(Fade(centre="random"), x)["centre"]
+    assert {tuple(centre) for centre in centres.tolist()} == {(row, column) for row in range(3) for column in range(5)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("centre", ["image", "random"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["outwards", "inwards"])
-def test_the_end_is_exactly_the_drawn_colour(dtype, centre, reverse):
+def test_the_end_is_exactly_the_random_colour(dtype, centre, reverse):
     x = images(50, (3, 9, 16), dtype)
     degradation = Fade(steps=5, std=0.05, colour="random", centre=centre, reverse=reverse)
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     assert torch.equal(degradation(x, torch.ones(50), params), params["colour"].expand_as(x))
     assert params["colour"].abs().max() <= 0.5
     assert params["colour"].std() == pytest.approx(1 / 12**0.5, abs=0.05)
 
 
-def test_before_the_end_the_colour_shows_where_the_masks_are():
+def test_before_the_end_the_masks_mix_the_image_with_the_colour():
     x = images()
     degradation = Fade(steps=10, std=0.3, colour="random")
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     t = torch.tensor([0.3, 0.9])
     mask = degradation.mask(x, t, params)
     expected = mask * x + (1 - mask) * params["colour"]
     assert torch.equal(degradation(x, t, params), expected)
 
 
-def test_the_mask_only_grows():
-    masked = [Fade(steps=20).mask(images(1), torch.tensor([k / 20]), {}) for k in range(21)]
-    assert all((after <= before).all() for before, after in itertools.pairwise(masked))
+def test_the_mask_never_increases_with_t():
+    masks_of_steps = [Fade(steps=20).mask(images(1), torch.tensor([k / 20]), {}) for k in range(21)]
+    assert all((after <= before).all() for before, after in itertools.pairwise(masks_of_steps))
 
 
 @pytest.mark.parametrize("settings", [{"centre": "random"}, {"colour": "random"}], ids=str)
-def test_missing_draws_are_named_with_the_remedy(settings):
-    with pytest.raises(ValueError, match="take params from sample_params"):
+def test_missing_parameters_are_named_with_the_remedy(settings):
+    with pytest.raises(ValueError, match="params has none: get params from sample_params"):
         Fade(**settings)(images(), torch.ones(2), {})
     assert Fade(**settings).has_unknown_params
     assert not Fade().has_unknown_params
@@ -112,17 +107,17 @@ def test_missing_draws_are_named_with_the_remedy(settings):
     ("settings", "message"),
     [
         ({"std": 0.0}, "std=0.0"),
-        ({"initial": -1.0}, "first_width=-1.0"),
+        ({"first_width": -1.0}, "first_width=-1.0"),
         ({"centre": "left"}, "choose image or random"),
         ({"colour": "red"}, "choose grey or random"),
     ],
     ids=str,
 )
-def test_wrong_arguments_are_refused_by_value(settings, message):
+def test_invalid_arguments_are_rejected_with_their_value(settings, message):
     with pytest.raises(ValueError, match=message):
         Fade(**settings)
 
 
-def test_singular_values_of_a_drawn_mask_are_refused():
-    with pytest.raises(TypeError, match="depend on the drawn centre"):
+def test_a_random_centre_has_no_singular_values():
+    with pytest.raises(TypeError, match="depend on the random centre"):
         Fade(centre="random").singular_values((3, 4, 4), torch.ones(1))

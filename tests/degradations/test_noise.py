@@ -1,4 +1,4 @@
-"""Gaussian noise: the marginal is what the chain of small steps composes to (spine check 2)."""
+"""Gaussian noise: the marginal is the composition of the chain's small steps (spine check 2)."""
 
 import itertools
 import math
@@ -7,9 +7,8 @@ import re
 import pytest
 import torch
 
-from diffusion_lightning.degradations import noise_schedules
-from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.core.rng import keyed_generator
+from diffusion_lightning.degradations import GaussianNoise, noise_schedules
 
 
 def betas(schedule, steps):
@@ -22,7 +21,7 @@ def betas(schedule, steps):
 
 @pytest.mark.parametrize("steps", [25, 200, 1000])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_chain_of_small_steps_composes_to_the_marginal(schedule, steps):
+def test_the_chain_s_small_steps_compose_to_the_marginal(schedule, steps):
     """x_k = √(1−β_k) x_{k−1} + √β_k ε has mean α_k x_0 and variance σ_k²."""
     degradation = GaussianNoise(steps, schedule)
     t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
@@ -42,7 +41,7 @@ def test_the_variance_is_preserved_on_and_between_grid_points(schedule):
     assert torch.allclose(degradation.alpha(t) ** 2 + degradation.sigma(t) ** 2, torch.ones(101).double(), atol=1e-15)
 
 
-def test_pixels_of_unit_variance_keep_it():
+def test_pixels_of_unit_variance_keep_that_variance():
     x = torch.randn(4, 1, 400, 400, generator=keyed_generator(0))
     degradation = GaussianNoise()
     noisy = degradation(x, torch.tensor([0.1, 0.4, 0.7, 1.0]), degradation.sample_params(x, keyed_generator(1)))
@@ -50,7 +49,7 @@ def test_pixels_of_unit_variance_keep_it():
 
 
 @pytest.mark.parametrize(("schedule", "signal"), [("cosine", 1e-4), ("linear", 7e-3)])
-def test_the_end_is_noise_with_hardly_any_signal(schedule, signal):
+def test_the_end_is_noise_with_almost_no_signal(schedule, signal):
     degradation = GaussianNoise(1000, schedule)
     end = torch.ones(1, dtype=torch.float64)
     assert 0 < degradation.alpha(end).item() < signal
@@ -63,12 +62,14 @@ def test_single_precision_keeps_the_first_noise_levels():
     assert torch.allclose(degradation.sigma(t.float()).double(), degradation.sigma(t), rtol=1e-7, atol=0)
 
 
-def test_an_unknown_schedule_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"schedule='sigmoid': choose cosine or linear, or a class of") as refused:
+def test_an_unknown_schedule_is_rejected_with_the_choices():
+    with pytest.raises(
+        ValueError, match=r"schedule='sigmoid': choose cosine or linear, or a noise schedule: "
+    ) as caught:
         GaussianNoise(schedule="sigmoid")
     classes = {
         name
         for name, found in vars(noise_schedules).items()
         if isinstance(found, type) and issubclass(found, noise_schedules.NoiseSchedule) and name[0] != "_"
     } - {"NoiseSchedule"}
-    assert set(re.split(", | or ", str(refused.value).rpartition("noise_schedules: ")[2])) == classes
+    assert set(re.split(", | or ", str(caught.value).rpartition("noise schedule: ")[2])) == classes

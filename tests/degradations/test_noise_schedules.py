@@ -1,4 +1,4 @@
-"""Noise schedules against 50-digit arithmetic, on the grid, between its points and below it; spine checks 1 and 2."""
+"""Noise schedules against 50-digit arithmetic, on the grid, between its points and below 1/T; spine checks 1 and 2."""
 
 import itertools
 
@@ -9,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mpf
 
-from diffusion_lightning.degradations import noise_schedules
-from diffusion_lightning.degradations.noise_schedules import VE, VP, Cosine, Karras, Linear, NoiseSchedule, FlowMatching, SubVP, alpha_bar_from_betas
 from diffusion_lightning.core.tables import GRID_TOLERANCE
+from diffusion_lightning.degradations import noise_schedules
+from diffusion_lightning.degradations.noise_schedules import (
+    VE,
+    VP,
+    Cosine,
+    FlowMatching,
+    Karras,
+    Linear,
+    NoiseSchedule,
+    SubVP,
+    alpha_bar_from_betas,
+)
 
 
 def cosine(u, steps, offset="0.008", bound="0.999"):
@@ -52,18 +62,18 @@ def vp(u, steps, low="0.1", high="20", power="0.5"):
 
 def ve(u, steps, low="0.01", high="50"):
     """σ = σ_min (σ_max/σ_min)^((u−1)/(T−1)) from u = 1 on."""
-    return exploding(u, steps, lambda share: mpf(low) * (mpf(high) / mpf(low)) ** share)
+    return exploding(u, steps, lambda fraction: mpf(low) * (mpf(high) / mpf(low)) ** fraction)
 
 
 def karras(u, steps, low="0.002", high="80", rho=7):
-    """2206.00364, eq. 5, upside down."""
+    """2206.00364, eq. 5, with increasing levels."""
     a, b = mpf(low) ** (mpf(1) / rho), mpf(high) ** (mpf(1) / rho)
-    return exploding(u, steps, lambda share: (a + share * (b - a)) ** rho)
+    return exploding(u, steps, lambda fraction: (a + fraction * (b - a)) ** rho)
 
 
-def exploding(u, steps, between):
-    shares = [max(x - 1, 0) / (steps - 1) if steps > 1 else mpf(1) for x in u]
-    return [(mpf(1), between(share) * min(x, 1)) for x, share in zip(u, shares, strict=True)]
+def exploding(u, steps, sigma):
+    fractions = [max(x - 1, 0) / (steps - 1) if steps > 1 else mpf(1) for x in u]
+    return [(mpf(1), sigma(fraction) * min(x, 1)) for x, fraction in zip(u, fractions, strict=True)]
 
 
 SCHEDULES = {
@@ -78,7 +88,7 @@ SCHEDULES = {
     "VE with other numbers": (VE(0.05, 7), lambda u, steps: ve(u, steps, "0.05", "7")),
     "Karras": (Karras(), karras),
     "Karras with other numbers": (Karras(0.05, 7, 3), lambda u, steps: karras(u, steps, "0.05", "7", 3)),
-    "Straight": (FlowMatching(), lambda u, steps: [(1 - x / steps, x / steps) for x in u]),
+    "FlowMatching": (FlowMatching(), lambda u, steps: [(1 - x / steps, x / steps) for x in u]),
 }
 """Each schedule, and (α, σ) at u = t·T by the paper's formula in mpmath."""
 GRIDS = [1, 2, 10, 50, 1000]
@@ -92,7 +102,7 @@ def grid(steps):
 
 def some_times(steps):
     """Grid points, points between them, and points below t = 1/T; none at 0."""
-    off = [0.0011, 0.01, 0.3, 0.9, *(k + share for k in range(1, steps, max(1, steps // 40)) for share in (0.2, 0.71))]
+    off = [0.0011, 0.01, 0.3, 0.9, *(k + part for k in range(1, steps, max(1, steps // 40)) for part in (0.2, 0.71))]
     return torch.cat([grid(steps)[1:], torch.tensor(off, dtype=torch.float64) / steps])
 
 
@@ -113,7 +123,7 @@ def test_alpha_and_sigma_have_a_relative_error_below_1e_12(name, steps):
 
 @every_grid
 @every_schedule
-def test_at_0_there_is_the_image_and_no_noise_bit_for_bit(name, steps):
+def test_at_0_alpha_is_exactly_1_and_sigma_exactly_0(name, steps):
     for t in (torch.zeros(1), torch.tensor([0.9e-3 / steps])):
         alpha, sigma = SCHEDULES[name][0](t, steps)
         assert (alpha.item(), sigma.item()) == (1.0, 0.0)
@@ -121,7 +131,7 @@ def test_at_0_there_is_the_image_and_no_noise_bit_for_bit(name, steps):
 
 @every_grid
 @every_schedule
-def test_noise_grows_and_the_signal_to_noise_ratio_falls_at_every_time(name, steps):
+def test_noise_increases_and_the_snr_decreases_at_every_time(name, steps):
     t = some_times(steps).sort().values
     alpha, sigma = SCHEDULES[name][0](t, steps)
     assert (sigma.diff() > 0).all()
@@ -130,14 +140,14 @@ def test_noise_grows_and_the_signal_to_noise_ratio_falls_at_every_time(name, ste
 
 
 @every_schedule
-def test_float32_times_of_the_grid_give_the_same_bits(name):
+def test_float32_times_on_the_grid_give_the_same_bits(name):
     schedule = SCHEDULES[name][0]
     for single, double in zip(schedule(grid(300).float(), 300), schedule(grid(300), 300), strict=True):
         assert torch.equal(single, double)
 
 
 @every_schedule
-def test_the_small_steps_between_any_times_compose_to_the_marginal(name):
+def test_steps_between_any_times_compose_to_the_marginal(name):
     """x_t given x_s has the coefficient α_t/α_s and the variance σ_t² − (α_t/α_s)² σ_s², which is at least 0."""
     t = grid(40)
     alpha, sigma = SCHEDULES[name][0](t, 40)
@@ -160,14 +170,14 @@ def beta(t):
 EQUATIONS = {
     "VP": (VP(), lambda t: -beta(t) / 2, lambda t: beta(t)),
     "SubVP": (SubVP(), lambda t: -beta(t) / 2, lambda t: beta(t) * (1 - mpmath.exp(-2 * (0.1 * t + 19.9 * t**2 / 2)))),
-    "Straight": (FlowMatching(), lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t)),
+    "FlowMatching": (FlowMatching(), lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t)),
 }
-"""f and g² of dx = f x dt + g dw (2011.13456, eqs. 32 and 29; the straight path's follow from α = 1 − t, σ = t)."""
+"""f and g² of dx = f x dt + g dw (2011.13456, eqs. 32 and 29; flow matching's follow from α = 1 − t, σ = t)."""
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
-def test_the_moments_of_the_stochastic_differential_equation_are_the_schedule(name):
-    """ṁ = f m and v̇ = 2 f v + g² from (1, 0), by Runge and Kutta's method of fourth order."""
+def test_the_schedule_has_the_moments_of_its_differential_equation(name):
+    """ṁ = f m and v̇ = 2 f v + g² from (1, 0), by the Runge-Kutta method of order 4."""
     schedule, f, square = EQUATIONS[name]
 
     def slope(t, m, v):
@@ -214,7 +224,7 @@ def test_only_the_last_beta_of_the_cosine_schedule_is_clipped(steps):
     assert betas[:-1].max() < 0.9
 
 
-def test_the_linear_schedule_ends_alike_for_any_number_of_steps():
+def test_the_linear_schedule_s_end_hardly_depends_on_the_steps():
     ends = [Linear().alpha_bar(steps)[-1].log().item() for steps in (500, 1000, 4000)]
     assert max(ends) / min(ends) == pytest.approx(1, rel=0.02)
 
@@ -223,8 +233,8 @@ def test_the_linear_schedule_ends_alike_for_any_number_of_steps():
 def test_alpha_bar_is_the_product_of_one_minus_beta(betas):
     table = alpha_bar_from_betas(torch.tensor(betas, dtype=torch.float64))
     product = 1.0
-    for value, one in zip(table[1:].tolist(), betas, strict=True):
-        product *= 1 - one
+    for value, beta in zip(table[1:].tolist(), betas, strict=True):
+        product *= 1 - beta
         assert value == pytest.approx(product, rel=1e-13)
     assert table[0] == 1
 
@@ -245,10 +255,10 @@ def test_alpha_bar_is_the_product_of_one_minus_beta(betas):
     ],
     ids=lambda value: None if callable(value) else value.partition(":")[0],
 )
-def test_wrong_numbers_are_refused_by_value_in_one_line(make, message):
-    with pytest.raises(ValueError, match=message) as refusal:
+def test_invalid_numbers_are_rejected_with_their_value_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as caught:
         make()
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_schedule_is_tested_here():

@@ -1,40 +1,41 @@
-"""Snow against imagecorruptions and the paper's convolutions, given the same draw; and what it promises of t."""
+"""Snow against imagecorruptions and the paper's convolutions, given the same random parameters; and over t."""
 
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from helpers.keyed_params import keyed_params
 from PIL import Image
 from scipy.ndimage import zoom
 from torch.nn import functional as F
 
+from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.degradations import Snow
 from diffusion_lightning.degradations.snow import LEVELS, SEVERITIES
-from diffusion_lightning.core.rng import per_image_generators
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it imports names that are deprecated
+    warnings.simplefilter("ignore")  # it imports deprecated names
     from imagecorruptions import corruptions
 
-BOTH = {"ImageNet-C": {"severity": 4.5}, "the paper's ladder": {"level": 3, "steps": 20}}
+BOTH = {"ImageNet-C": {"severity": 4.5}, "the paper's steps": {"level": 3, "steps": 20}}
 both = pytest.mark.parametrize("settings", BOTH.values(), ids=BOTH)
 
 
-def pictures(number, height, width, channels=3, seed=0):
-    """8-bit pictures that are not all noise, as images in float64."""
+def images(number, height, width, channels=3, seed=0):
+    """Images on 8-bit grey levels, smoother than noise, float64."""
     noise = torch.rand(number, channels, height, width, generator=torch.Generator().manual_seed(seed))
     smooth = F.avg_pool2d(noise, 5, 1, 2)
     return ((smooth - 0.3) * 2.5 * 255).clamp(0, 255).round().double() / 127.5 - 1
 
 
-def drawn(settings, x, seed=0):
+def with_params(settings, x):
     snow = Snow(**settings)
-    return snow, snow.sample_params(x, per_image_generators(seed, range(len(x))))
+    return snow, keyed_params(snow, x)
 
 
 def whole_field(flakes, height, width):
-    """A field of the size of the image whose middle is the one that was drawn; the rest must not matter."""
+    """A field of the image's size with the random parameters in the middle; the rest must not matter."""
     field = np.full((height, width), 1e6)
     h, w = flakes.shape
     top, left = (height - h) // 2, (width - w) // 2
@@ -44,24 +45,24 @@ def whole_field(flakes, height, width):
 
 @pytest.mark.parametrize("size", [(128, 128), (37, 50), (32, 64), (20, 11)], ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("severity", range(1, 6))
-def test_whole_severities_are_imagecorruptions_but_for_the_rounding_of_its_layer(severity, size, monkeypatch):
-    x = pictures(2, *size)
-    snow, params = drawn({"severity": severity}, x)
+def test_integer_severities_are_imagecorruptions_up_to_rounding(severity, size, monkeypatch):
+    x = images(2, *size)
+    snow, params = with_params({"severity": severity}, x)
     degraded = snow(x, torch.ones(2), params) / 2 + 0.5
     for i in range(2):
         field, direction = whole_field(params["flakes"][i, 0], *size), params["direction"][i].item()
         monkeypatch.setattr(np.random, "normal", lambda size, loc, scale, field=field: loc + scale * field)
         monkeypatch.setattr(np.random, "uniform", lambda a, b, direction=direction: a + (b - a) * direction)
-        picture = Image.fromarray(((x[i] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
-        expected = torch.from_numpy(corruptions.snow(picture, severity) / 255).permute(2, 0, 1)
+        uint8_image = Image.fromarray(((x[i] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+        expected = torch.from_numpy(corruptions.snow(uint8_image, severity) / 255).permute(2, 0, 1)
         difference = (degraded[i] - expected).abs()
-        assert difference.max() < 1.001 / 255  # half a grey level for the layer and half for its half turn
+        assert difference.max() < 1.001 / 255  # it rounds the layer and the rotated layer, half a grey level each
         assert difference.mean() < 0.3 / 255
 
 
-def test_severities_on_the_way_are_those_of_a_snow_that_ends_there():
-    x = pictures(5, 40, 40)
-    snow, params = drawn({"severity": 5.0}, x)
+def test_intermediate_severities_are_ends_of_milder_snow():
+    x = images(5, 40, 40)
+    snow, params = with_params({"severity": 5.0}, x)
     along = snow(x, torch.arange(1, 6) / 5, params)
     for i in range(5):
         alone = {name: value[i : i + 1] for name, value in params.items()}
@@ -69,8 +70,8 @@ def test_severities_on_the_way_are_those_of_a_snow_that_ends_there():
         assert torch.allclose(along[i : i + 1], end, rtol=0, atol=1e-12)
 
 
-def ladder(x, flakes, upright, level, k, steps):
-    """Step k as the paper has it: convolutions of one layer, float64 (C, H, W) in [-1, 1]."""
+def paper_step(x, flakes, upright, level, k, steps):
+    """The paper's step k: convolutions of one layer, float64 (C, H, W) in [-1, 1]."""
     mean, deviation, factor, thresholds, taps, sigmas, mixes = LEVELS[level - 1]
     threshold, sigma, mix = (np.linspace(*pair, steps)[k - 1] for pair in (thresholds, sigmas, mixes))
     height, width = x.shape[1:]
@@ -94,37 +95,37 @@ def ladder(x, flakes, upright, level, k, steps):
 @pytest.mark.parametrize("size", [(32, 32), (45, 28)], ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("level", range(1, 5))
 def test_the_steps_of_a_level_are_the_paper_s_convolutions(level, size):
-    x = pictures(6, *size)
-    snow, params = drawn({"level": level}, x)
+    x = images(6, *size)
+    snow, params = with_params({"level": level}, x)
     ks = [1, 2, 77, 150, 199, 200]
     degraded = snow(x, torch.tensor(ks) / 200, params)
     directions = params["direction"][:, 0] > 0.5
     assert 0 < directions.sum() < 6  # both along rows and along columns
     for i, k in enumerate(ks):
-        expected = ladder(x[i], params["flakes"][i, 0].numpy(), directions[i], level, k, 200)
-        assert torch.allclose(degraded[i], expected, rtol=0, atol=1e-6)  # 1e-6: the greys' weights are float32
+        expected = paper_step(x[i], params["flakes"][i, 0].numpy(), directions[i], level, k, 200)
+        assert torch.allclose(degraded[i], expected, rtol=0, atol=1e-6)  # the weights of grey are float32
 
 
 @both
 def test_below_the_first_severity_or_step_it_blends_with_the_clean_image(settings):
-    x = pictures(4, 33, 40)
-    snow, params = drawn(settings, x)
+    x = images(4, 33, 40)
+    snow, params = with_params(settings, x)
     first = 1 / snow.severity if snow.severity else 1 / snow.steps
     snow.steps = 10**6 if snow.severity else snow.steps  # so that no time is near a grid point
-    shares = torch.tensor([0, 0.25, 0.5, 1], dtype=torch.float64)
-    whole = snow(x, torch.full((4,), first, dtype=torch.float64), params)
-    shares4 = shares.view(4, 1, 1, 1)
-    degraded = snow(x, first * shares, params)
-    assert torch.allclose(degraded, (1 - shares4) * x + shares4 * whole, rtol=0, atol=1e-5)
+    fractions = torch.tensor([0, 0.25, 0.5, 1], dtype=torch.float64)
+    full = snow(x, torch.full((4,), first, dtype=torch.float64), params)
+    weights = fractions.view(4, 1, 1, 1)
+    degraded = snow(x, first * fractions, params)
+    assert torch.allclose(degraded, (1 - weights) * x + weights * full, rtol=0, atol=1e-5)
     assert torch.equal(degraded[0], x[0])
 
 
 @both
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_time_0_is_the_image_bit_for_bit_and_shape_and_dtype_stay(settings, dtype, channels):
-    x = pictures(2, 9, 14, channels).to(dtype)
-    snow, params = drawn(settings, x)
+def test_t_0_is_the_image_bit_for_bit_and_shape_and_dtype_are_kept(settings, dtype, channels):
+    x = images(2, 9, 14, channels).to(dtype)
+    snow, params = with_params(settings, x)
     assert torch.equal(snow(x, torch.zeros(2), params), x)
     end = snow(x, torch.ones(2), params)
     assert (end.shape, end.dtype) == (x.shape, dtype)
@@ -134,22 +135,23 @@ def test_time_0_is_the_image_bit_for_bit_and_shape_and_dtype_stay(settings, dtyp
 
 
 @both
-def test_it_is_a_pure_function_and_leaves_what_it_is_given(settings):
-    x = pictures(3, 32, 32).float()
-    snow, params = drawn(settings, x)
+def test_it_is_a_pure_function_that_keeps_its_inputs(settings):
+    x = images(3, 32, 32).float()
+    snow, params = with_params(settings, x)
     kept, t = x.clone(), torch.tensor([0.1, 0.5, 1.0])
     state = torch.get_rng_state()
-    path = [snow(x, t * share, params) for share in (1.0, 0.6, 0.2)]
-    snow(pictures(2, 9, 9), torch.ones(2), snow.sample_params(pictures(2, 9, 9), per_image_generators(1, range(2))))
-    assert all(torch.equal(snow(x, t * s, params), y) for s, y in zip((0.2, 0.6, 1.0), path[::-1], strict=True))
+    trajectory = [snow(x, t * s, params) for s in (1.0, 0.6, 0.2)]
+    other = images(2, 9, 9)
+    snow(other, torch.ones(2), keyed_params(snow, other, seed=1))
+    assert all(torch.equal(snow(x, t * s, params), y) for s, y in zip((0.2, 0.6, 1.0), trajectory[::-1], strict=True))
     assert torch.equal(x, kept)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @both
 def test_a_time_for_each_image_is_a_loop_over_the_images(settings):
-    x = pictures(6, 24, 40)
-    snow, params = drawn(settings, x)
+    x = images(6, 24, 40)
+    snow, params = with_params(settings, x)
     t = torch.linspace(0.02, 1, 6)
     together = snow(x, t, params)
     for i in range(6):
@@ -158,37 +160,37 @@ def test_a_time_for_each_image_is_a_loop_over_the_images(settings):
 
 
 @both
-def test_image_i_gets_the_same_flakes_alone_and_among_eight(settings):
-    x = pictures(8, 20, 30).float()
-    snow, whole = drawn(settings, x)
+def test_image_i_has_the_same_flakes_alone_and_in_a_batch_of_eight(settings):
+    x = images(8, 20, 30).float()
+    snow, whole = with_params(settings, x)
     for i in (0, 5):
         params = snow.sample_params(x[i : i + 1], per_image_generators(0, [i]))
         assert all(torch.equal(params[name], whole[name][i : i + 1]) for name in whole)
-    other = snow.sample_params(x, per_image_generators(1, range(8)))
+    other = keyed_params(snow, x, seed=1)
     assert all(not torch.equal(other[name], whole[name]) for name in whole)
 
 
-def test_nothing_jumps_at_a_whole_severity():
-    x = pictures(4, 64, 64)
-    snow, params = drawn({"severity": 5.0, "steps": 10**6}, x)
+def test_images_are_continuous_at_integer_severities():
+    x = images(4, 64, 64)
+    snow, params = with_params({"severity": 5.0, "steps": 10**6}, x)
     for severity in range(1, 5):
         ends = [snow(x, torch.full((4,), (severity + h) / 5, dtype=torch.float64), params) for h in (-1e-5, 1e-5)]
         assert (ends[0] - ends[1]).abs().mean() < 1e-4
 
 
 @both
-def test_flakes_grow_and_do_not_pop_up(settings):
-    """Halving a stretch of time around the largest change of a pixel, again and again, leaves hardly a change."""
-    x = pictures(1, 28, 28, 1)
-    snow, params = drawn(settings | {"steps": 7, "fix_brightness": True}, x)
+def test_flakes_grow_and_do_not_appear_at_once(settings):
+    """Halving an interval of t around the largest change of a pixel 13 times leaves almost no change."""
+    x = images(1, 28, 28, 1)
+    snow, params = with_params(settings | {"steps": 7, "fix_brightness": True}, x)
     pixels = torch.arange(0, 28 * 28, 9)
     x, params = x.expand(len(pixels), -1, -1, -1), {k: v.expand(len(pixels), *v.shape[1:]) for k, v in params.items()}
 
     def at(t):
-        """Each pixel at a time of its own."""
+        """Each pixel at its own time."""
         return snow(x, t, params).flatten(1).gather(1, pixels[:, None])[:, 0]
 
-    # Between whole severities, and between grid points.
+    # Between integer severities, and between grid points.
     low, high = (torch.full(pixels.shape, t, dtype=torch.float64) for t in (0.45, 0.55))
     start, end = at(low), at(high)
     assert (end - start).abs().max() > 0.2
@@ -203,34 +205,34 @@ def test_flakes_grow_and_do_not_pop_up(settings):
 
 @both
 @pytest.mark.parametrize("name", ["flakes", "direction"])
-def test_missing_draws_are_named_with_the_remedy(settings, name):
-    x = pictures(2, 16, 16)
-    snow, params = drawn(settings, x)
+def test_missing_parameters_are_named_with_the_remedy(settings, name):
+    x = images(2, 16, 16)
+    snow, params = with_params(settings, x)
     del params[name]
-    with pytest.raises(ValueError, match=f"Snow draws {name} and params has none: take params from sample_params"):
+    with pytest.raises(ValueError, match=f"Snow has random {name} and params has none: get params from sample_params"):
         snow(x, torch.ones(2), params)
 
 
-def test_each_step_of_the_ladder_lies_no_darker_than_the_one_before():
-    x = pictures(3, 32, 32)
-    snow, params = drawn({"level": 4, "steps": 20}, x)
+def test_no_step_of_the_paper_is_darker_than_the_one_before():
+    x = images(3, 32, 32)
+    snow, params = with_params({"level": 4, "steps": 20}, x)
     means = torch.stack([snow(x, torch.full((3,), k / 20), params).mean((1, 2, 3)) for k in range(21)])
     assert (means.diff(dim=0) > -1e-3).all()
     assert (means[-1] - means[0] > 0.3).all()
 
 
 @both
-def test_grey_pictures_snow_as_the_same_picture_in_rgb_does(settings):
-    grey = pictures(3, 32, 24, 1)
+def test_a_grey_image_gets_the_snow_of_the_same_image_in_rgb(settings):
+    grey = images(3, 32, 24, 1)
     rgb = grey.expand(-1, 3, -1, -1)
-    snow, params = drawn(settings, grey)
+    snow, params = with_params(settings, grey)
     t = torch.tensor([0.1, 0.5, 1.0])
     assert torch.allclose(snow(grey, t, params).expand_as(rgb), snow(rgb, t, params), rtol=0, atol=1e-12)
 
 
-def test_alpha_stays_and_the_colours_snow_as_without_it():
-    x = pictures(2, 24, 24, 4)
-    snow, params = drawn({"severity": 2.0}, x)
+def test_the_alpha_channel_is_kept_and_does_not_change_the_colours():
+    x = images(2, 24, 24, 4)
+    snow, params = with_params({"severity": 2.0}, x)
     degraded = snow(x, torch.ones(2), params)
     assert torch.equal(degraded[:, 3], x[:, 3])
     assert torch.equal(degraded[:, :3], snow(x[:, :3], torch.ones(2), params))
@@ -239,7 +241,7 @@ def test_alpha_stays_and_the_colours_snow_as_without_it():
 @both
 def test_with_fixed_brightness_only_flakes_are_added(settings):
     black = torch.full((2, 3, 32, 32), -1.0, dtype=torch.float64)
-    snow, params = drawn(settings | {"fix_brightness": True}, black)
+    snow, params = with_params(settings | {"fix_brightness": True}, black)
     flakes = snow(black, torch.ones(2), params)
     assert ((flakes + 1).abs() < 1e-9).any()  # between the flakes black stays black
     bright, brightened = (
@@ -250,24 +252,24 @@ def test_with_fixed_brightness_only_flakes_are_added(settings):
 
 
 @both
-def test_gradients_flow_to_the_image(settings):
-    x = pictures(1, 4, 5)
-    snow, params = drawn(settings, x)
+def test_gradients_with_respect_to_the_image_are_right(settings):
+    x = images(1, 4, 5)
+    snow, params = with_params(settings, x)
     t = torch.tensor([0.4], dtype=torch.float64)
     jitter = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.01
     inputs = (x * 0.9 + jitter).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: snow(x, t, params), inputs, eps=1e-7, atol=1e-5)
 
 
-def test_bfloat16_autocast_does_not_touch_it():
-    x = pictures(2, 32, 32).float()
-    snow, params = drawn({"severity": 3.0}, x)
+def test_bfloat16_autocast_does_not_change_it():
+    x = images(2, 32, 32).float()
+    snow, params = with_params({"severity": 3.0}, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = snow(x, torch.ones(2), params)
     assert torch.equal(cast, snow(x, torch.ones(2), params))
 
 
-def test_without_arguments_it_ends_at_severity_3():
+def test_by_default_it_ends_at_severity_3():
     assert Snow().severity == 3
     assert Snow().level is None
     assert Snow(level=4).severity is None
@@ -288,6 +290,6 @@ def test_without_arguments_it_ends_at_severity_3():
     ],
     ids=str,
 )
-def test_wrong_settings_are_refused_by_value_with_the_remedy(settings, message):
+def test_invalid_settings_are_rejected_with_value_and_remedy(settings, message):
     with pytest.raises(ValueError, match=message):
         Snow(**settings)

@@ -1,4 +1,4 @@
-"""Any function as a degradation: what it is called with at each t, for each image, and what is refused."""
+"""Any function as a degradation: its arguments at each t and for each image, and what is rejected."""
 
 import copy
 import pickle
@@ -6,11 +6,11 @@ import pickle
 import kornia
 import pytest
 import torch
+from helpers.keyed_params import keyed_params
 from torchvision.transforms.v2 import functional
 
-from diffusion_lightning.degradations import Transform
 from diffusion_lightning.core.images import from_unit, to_unit
-from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.degradations import Transform
 
 MOTION = "kornia.filters.motion_blur"
 
@@ -20,12 +20,8 @@ def images(number=4, size=(20, 24), channels=3, dtype=torch.float32):
     return torch.rand(number, channels, *size, generator=generator, dtype=torch.float64).to(dtype) * 2 - 1
 
 
-def drawn(degradation, x):
-    return degradation.sample_params(x, per_image_generators(0, range(len(x))))
-
-
 def recorder(calls):
-    """A function that notes what it is called with."""
+    """A function that records its arguments."""
 
     def function(x, **arguments):
         calls.append((len(x), arguments))
@@ -43,7 +39,7 @@ def test_motion_blur_has_an_angle_and_an_odd_size_for_each_image():
         steps=4,
     )
     x = images(5)
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     assert degradation.has_unknown_params
     assert params["angle"].shape == (5,)
     assert (params["angle"].diff().abs() > 1).all()
@@ -53,9 +49,9 @@ def test_motion_blur_has_an_angle_and_an_odd_size_for_each_image():
         assert torch.allclose(degradation(x, t, params)[i : i + 1], from_unit(one), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (19, 24)], ids=["blocks of 16", "cut blocks"])
-@pytest.mark.parametrize("ends", [[80, 5], [80.0, 5.0]], ids=["whole numbers", "floats"])
-def test_jpeg_quality_falls_in_tensors_however_it_is_written(size, ends):
+@pytest.mark.parametrize("size", [(32, 32), (19, 24)], ids=["multiples of 16", "other sizes"])
+@pytest.mark.parametrize("ends", [[80, 5], [80.0, 5.0]], ids=["integers", "floats"])
+def test_jpeg_quality_is_a_tensor_for_integer_and_float_ranges(size, ends):
     degradation = Transform("kornia.enhance.jpeg_codec_differentiable", {"jpeg_quality": ends}, steps=10)
     x = images(3, size)
     t = torch.tensor([0.1, 0.55, 1.0])
@@ -65,7 +61,7 @@ def test_jpeg_quality_falls_in_tensors_however_it_is_written(size, ends):
     assert (errors.diff() > 0).all()
 
 
-def test_posterize_loses_a_bit_a_step():
+def test_posterize_loses_one_bit_per_step():
     degradation = Transform("kornia.enhance.posterize", {"bits": [8, 1]}, steps=7)
     x = images(7)
     result = degradation(x, torch.arange(1, 8) / 7, {})
@@ -74,7 +70,7 @@ def test_posterize_loses_a_bit_a_step():
         assert len(result[i].unique()) <= 2**bits
 
 
-def test_gaussian_blur_takes_two_numbers_an_image():
+def test_gaussian_blur_gets_two_numbers_per_image():
     degradation = Transform(
         "kornia.filters.gaussian_blur2d",
         {"sigma": [[0.0, 0.0], [3.0, 1.0]]},
@@ -86,7 +82,7 @@ def test_gaussian_blur_takes_two_numbers_an_image():
     assert torch.allclose(degradation(x, torch.tensor([0.25, 0.5, 1.0]), {}), from_unit(expected), atol=1e-6)
 
 
-def test_torchvision_s_functions_are_called_with_numbers():
+def test_torchvision_s_functions_get_python_numbers():
     path = "torchvision.transforms.v2.functional.adjust_sharpness"
     degradation = Transform(path, {"sharpness_factor": [1, 0]}, steps=4)
     x = images(4)
@@ -102,7 +98,7 @@ def test_a_user_s_own_function_is_blended_in():
     assert torch.allclose(degradation(x, t, {}), (1 - 2 * t.view(3, 1, 1, 1)) * x, atol=1e-6)
 
 
-def test_below_the_first_step_the_image_is_blended_with_the_first_step():
+def test_below_1_over_T_the_image_is_blended_with_the_first_step():
     degradation = Transform(
         lambda x, shift: x + shift.view(-1, 1, 1, 1), {"shift": [0.0, 1.0]}, domain="signed", steps=5
     )
@@ -114,7 +110,7 @@ def test_below_the_first_step_the_image_is_blended_with_the_first_step():
     assert torch.allclose(part[1:] - x[1:], (first - x)[1:] * torch.tensor([0.25, 0.75]).view(2, 1, 1, 1))
 
 
-def test_the_clean_image_comes_back_even_where_the_function_is_not_finite():
+def test_t_0_is_the_image_even_where_the_function_is_not_finite():
     x = images(2)
     degradation = Transform(lambda x: x / 0, steps=3)
     result = degradation(x, torch.tensor([0.0, 1.0]), {})
@@ -122,20 +118,20 @@ def test_the_clean_image_comes_back_even_where_the_function_is_not_finite():
     assert not result[1].isfinite().all()
 
 
-def test_a_function_that_expects_the_unit_range_gets_nothing_else():
-    seen = []
-    degradation = Transform(lambda x: seen.append((x.min().item(), x.max().item())) or x, steps=3)
+def test_a_function_of_the_unit_domain_gets_values_in_0_to_1_only():
+    ranges = []
+    degradation = Transform(lambda x: ranges.append((x.min().item(), x.max().item())) or x, steps=3)
     degradation(3 * images(), torch.ones(4), {})
-    assert seen == [(0.0, 1.0)]
+    assert ranges == [(0.0, 1.0)]
 
 
-def test_whole_numbers_cost_one_call_for_each_that_occurs():
+def test_each_distinct_integer_takes_one_call():
     calls = []
     degradation = Transform(
         recorder(calls), {"size": [1, 9, 2], "amount": [0.0, 1.0]}, {"kind": [0, 2]}, {"mode": "x"}, steps=4
     )
     x = images(64)
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     t = torch.tensor([0.5, 1.0]).repeat(32)
     degradation(x, t, params)
     assert len(calls) == 6
@@ -148,17 +144,17 @@ def test_whole_numbers_cost_one_call_for_each_that_occurs():
         assert (arguments["amount"] == {5: 0.5, 9: 1.0}[arguments["size"]]).all()
 
 
-def test_images_keep_their_places_when_they_are_sorted_into_calls():
+def test_images_keep_their_order_when_calls_are_grouped():
     degradation = Transform(lambda x, n: x * n, {"n": [8, 0]}, domain="signed", steps=8)
     x = images(8)
     t = torch.tensor([0.5, 0.25, 1.0, 0.5, 0.125, 0.875, 0.25, 0.5])
     assert torch.allclose(degradation(x, t, {}), x * (8 - 8 * t).view(8, 1, 1, 1))
 
 
-def test_drawn_arguments_lie_between_their_ends():
+def test_random_arguments_lie_between_their_ends():
     degradation = Transform(recorder([]), None, {"a": [2.0, 3.0], "b": [-1, 1], "c": [[0.0, 10], [1.0, 20]]})
     x = images(300, (1, 1))
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     assert 2 <= params["a"].min() < 2.05
     assert 2.95 < params["a"].max() < 3
     assert params["b"].unique().tolist() == [-1, 0, 1]
@@ -170,11 +166,11 @@ def test_drawn_arguments_lie_between_their_ends():
 def test_named_functions_can_be_copied_and_pickled(duplicate):
     degradation = Transform(MOTION, {"kernel_size": [1, 9, 2]}, {"angle": [0.0, 180.0]}, {"direction": 0.0}, steps=4)
     x = images()
-    params = drawn(degradation, x)
+    params = keyed_params(degradation, x)
     assert torch.equal(duplicate(degradation)(x, torch.ones(4), params), degradation(x, torch.ones(4), params))
 
 
-def test_a_module_s_device_and_dtype_moves_still_work():
+def test_moving_it_to_a_device_and_a_dtype_works():
     degradation = Transform(MOTION, {"kernel_size": [1, 9, 2]}, constants={"angle": 30.0, "direction": 0.0})
     assert degradation.to("cpu").double() is degradation
 
@@ -185,7 +181,7 @@ def test_a_module_s_device_and_dtype_moves_still_work():
         (("kornia.filters.motion_blurr",), r"did you mean kornia\.filters\.motion_blur\?"),
         (("korniaa.filters.motion_blur",), "cannot import korniaa.filters"),
         (("blur",), "give a path such as"),
-        (("math.pi",), "is no function"),
+        (("math.pi",), "is not a function"),
         (
             (MOTION, {"kernel_sise": [1, 9]}),
             "has no argument 'kernel_sise': its arguments besides the images are kernel_size",
@@ -193,16 +189,16 @@ def test_a_module_s_device_and_dtype_moves_still_work():
         ((MOTION, {"kernel_size": [1, 9]}), "missing a required argument: 'angle'.*name them in ranges"),
         ((MOTION, {"angle": [0.0, 9.0]}, {"angle": [0.0, 9.0]}), "angle is given twice"),
         ((MOTION, {"angle": [0.0]}), "give two numbers"),
-        ((MOTION, {"angle": [0.0, [1.0, 2.0]]}), "as many numbers"),
-        ((MOTION, {"angle": [0.0, 9.0, 2]}), "a step is a positive whole number"),
-        ((MOTION, {"kernel_size": [1, 9, 0]}), "a step is a positive whole number"),
+        ((MOTION, {"angle": [0.0, [1.0, 2.0]]}), "equally many numbers"),
+        ((MOTION, {"angle": [0.0, 9.0, 2]}), "a step is a positive integer"),
+        ((MOTION, {"kernel_size": [1, 9, 0]}), "a step is a positive integer"),
         ((MOTION, None, {"angle": [9.0, 0.0]}), "the lower end first"),
         ((torch.add, None, {"noise": [0.0, 1.0]}), "rename"),
         ((torch.tanh, None, None, None, "rgb"), "choose unit"),
     ],
     ids=lambda value: None if isinstance(value, tuple) else value[:30],
 )
-def test_wrong_arguments_are_refused_in_one_line_with_the_remedy(arguments, message):
+def test_invalid_arguments_are_rejected_in_one_line_with_the_remedy(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         Transform(*arguments)
     assert "\n" not in str(caught.value)
@@ -211,23 +207,26 @@ def test_wrong_arguments_are_refused_in_one_line_with_the_remedy(arguments, mess
 @pytest.mark.parametrize(
     ("degradation", "message"),
     [
-        (Transform(lambda x: x[..., 1:]), r"made \(4, 3, 20, 23\) of images \(4, 3, 20, 24\): a degradation keeps"),
-        (Transform(lambda x: [x]), "made list of images"),
+        (
+            Transform(lambda x: x[..., 1:]),
+            r"returned \(4, 3, 20, 23\) for images \(4, 3, 20, 24\): a degradation keeps",
+        ),
+        (Transform(lambda x: [x]), "returned list for images"),
         (
             Transform(MOTION, {"kernel_size": [1, 8]}, constants={"angle": 0.0, "direction": 0.0}),
             "kernel_size=8.*failed",
         ),
-        (Transform(MOTION, {"kernel_size": [1, 9, 2]}, {"angle": [0.0, 1.0]}, {"direction": 0.0}), "take params from"),
+        (Transform(MOTION, {"kernel_size": [1, 9, 2]}, {"angle": [0.0, 1.0]}, {"direction": 0.0}), "get params from"),
     ],
-    ids=["another shape", "no tensor", "the function fails", "no draws"],
+    ids=["another shape", "no tensor", "the function fails", "no parameters"],
 )
-def test_failures_of_the_function_are_one_line_with_the_remedy(degradation, message):
+def test_failures_of_the_function_raise_one_line_with_the_remedy(degradation, message):
     with pytest.raises(ValueError, match=message) as caught:
         degradation(images(), torch.ones(4), {})
     assert "\n" not in str(caught.value)
 
 
-def test_a_function_for_colours_says_so_for_grey_images():
+def test_a_function_of_colours_fails_on_grey_images_with_its_name():
     degradation = Transform("kornia.enhance.jpeg_codec_differentiable", {"jpeg_quality": [80.0, 5.0]})
     with pytest.raises(ValueError, match=r"jpeg_codec_differentiable.*failed on images \(4, 1, 20, 24\)"):
         degradation(images(channels=1), torch.ones(4), {})

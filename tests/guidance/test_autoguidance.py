@@ -1,18 +1,17 @@
-"""Autoguidance: the worse model comes from a checkpoint, guides, and is no part of the model that it guides."""
+"""Autoguidance: a weaker model guides another one, and is no part of it."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.captioned import Captioned, ConditionalTiny, condition_of, levels_of
 from helpers.runs import blur, tiny_trainer
-from helpers.captioned import Captioned, Hearing, condition_of, levels_of
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.callbacks import EMA, Generation
-from diffusion_lightning.guidance import Autoguidance
 from diffusion_lightning.conditioning import ClassEmbedding
+from diffusion_lightning.guidance import Autoguidance, autoguidance
 from diffusion_lightning.samplers import Cold
-from diffusion_lightning.core.types import as_prediction
 
 pytest_plugins = ["helpers.runs"]
 
@@ -22,15 +21,24 @@ CONDITION = condition_of([0, 1, 2, 4])
 
 
 class Model(RestorationModule):
-    """A model that is built without arguments, and loaded so."""
+    """A conditional model with random weights. Its checkpoints name its class, as those of the command line do."""
 
-    def __init__(self, guidance=None, seed=1):
+    def __init__(self, guidance: Autoguidance | None = None, seed: int = 1) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             conditioner = ClassEmbedding(3, 4)
-            super().__init__(blur(), Hearing(), conditioner=conditioner, sampler=Cold(3), guidance=guidance)
+            super().__init__(blur(), ConditionalTiny(), conditioner=conditioner, sampler=Cold(3), guidance=guidance)
             for parameter in self.parameters():
                 torch.nn.init.normal_(parameter, std=0.3)
+        for name in self.hparams.keys() - {"guidance", "seed"}:  # the base class's arguments
+            del self.hparams[name]
+        self.hparams["_class_path"] = f"{Model.__module__}.{Model.__qualname__}"
+        self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+
+
+def predict(module, condition=None):
+    """x̂_0 without guidance."""
+    return module(IMAGES, TIMES, None if condition is None else module.conditioner.encode(condition))
 
 
 def save(module, path):
@@ -42,64 +50,71 @@ def save(module, path):
 
 @pytest.fixture
 def weak(tmp_path):
-    """A worse model, and its checkpoint."""
+    """A weaker model, and its checkpoint."""
     module = Model(seed=2)
     return module.eval(), save(module, tmp_path / "weak.ckpt")
 
 
-def test_the_guess_goes_from_the_worse_one_to_the_model_s_and_beyond_and_both_are_told_the_same(weak):
+@pytest.mark.parametrize("condition", [CONDITION, None], ids=["conditional", "unconditional"])
+def test_guidance_extrapolates_from_the_weaker_model(weak, condition):
+    """Both models have the same condition."""
     module = Model(Autoguidance(weak[1], scale=2.5))
-    for condition in (CONDITION, None):
-        good, bad = module(IMAGES, TIMES, condition), weak[0](IMAGES, TIMES, condition)
-        guess = as_prediction(module.denoise_fn(condition)(IMAGES, TIMES)).x0
-        torch.testing.assert_close(guess, bad + 2.5 * (good - bad))
-        assert (guess - good).abs().max() > 0.1
+    good, bad = predict(module, condition), predict(weak[0], condition)
+    guided = module.denoise_fn(condition)(IMAGES, TIMES).x0
+    torch.testing.assert_close(guided, bad + 2.5 * (good - bad))
+    assert (guided - good).abs().max() > 0.1
 
 
-def test_a_scale_of_1_is_the_model_alone_bitwise_in_one_call_and_of_0_the_worse_one(weak):
+def test_a_module_guides_as_its_checkpoint_does(weak):
+    predictions = [Model(Autoguidance(one, scale=2.5)).denoise_fn(CONDITION)(IMAGES, TIMES).x0 for one in weak]
+    assert torch.equal(*predictions)
+
+
+def test_scale_1_is_the_model_in_one_evaluation_and_0_the_weaker_one(weak):
     module = Model(Autoguidance(weak[1], scale=1.0))
     module.denoiser.calls = 0
-    walked = module.walk(IMAGES, condition=CONDITION)
+    sampled = module.sample_from(IMAGES, condition=CONDITION)
     assert module.denoiser.calls == 3
-    assert torch.equal(walked, Model().walk(IMAGES, condition=CONDITION))
-    module.guidance = Autoguidance(weak[1], scale=0.0)
-    assert torch.equal(module.walk(IMAGES, condition=CONDITION), weak[0].walk(IMAGES, condition=CONDITION))
+    assert torch.equal(sampled, Model().sample_from(IMAGES, condition=CONDITION))
+    module.sampling = module.sampling.replace(guidance=Autoguidance(weak[1], scale=0.0))
+    expected = weak[0].sample_from(IMAGES, condition=CONDITION)
+    assert torch.equal(module.sample_from(IMAGES, condition=CONDITION), expected)
 
 
-def test_outside_the_interval_the_model_is_alone(weak):
+def test_outside_the_interval_the_prediction_is_that_of_the_model(weak):
     module = Model(Autoguidance(weak[1], 3.0, (0.4, 0.8)))
-    guess, good = (f(IMAGES, TIMES) for f in (module.denoise_fn(CONDITION), module.conditional_denoiser(CONDITION)))
-    same = [torch.equal(one, other) for one, other in zip(guess.x0, good, strict=True)]
-    assert same == [True, False, False, True]
+    guided, good = (f(IMAGES, TIMES).x0 for f in (module.denoise_fn(CONDITION), module.conditional_denoiser(CONDITION)))
+    equal = [torch.equal(one, other) for one, other in zip(guided, good, strict=True)]
+    assert equal == [True, False, False, True]
 
 
-def test_a_model_that_hears_nothing_is_guided_all_the_same(weak):
+def test_a_model_without_a_conditioner_is_guided_too(weak):
     module = Model(Autoguidance(weak[1], 2.0))
     module.conditioner = None
-    guess = as_prediction(module.denoise_fn(CONDITION)(IMAGES, TIMES)).x0
-    good, bad = module(IMAGES, TIMES), weak[0](IMAGES, TIMES, CONDITION)
-    torch.testing.assert_close(guess, 2 * good - bad)
+    guided = module.denoise_fn(CONDITION)(IMAGES, TIMES).x0
+    good, bad = predict(module), predict(weak[0], CONDITION)
+    torch.testing.assert_close(guided, 2 * good - bad)
 
 
-def test_the_worse_model_is_read_once_and_stays_as_it_was(weak, monkeypatch):
-    reads, load = [], Model.load_from_checkpoint.__func__
+def test_the_weaker_model_is_loaded_once_and_does_not_change(weak, monkeypatch):
+    loaded, load_frozen = [], autoguidance.load_frozen
 
-    def counted(cls, path, **settings):
-        reads.append(str(path))
-        return load(cls, path, **settings)
+    def count_and_load(path):
+        loaded.append(path)
+        return load_frozen(path)
 
-    monkeypatch.setattr(Model, "load_from_checkpoint", classmethod(counted))
+    monkeypatch.setattr(autoguidance, "load_frozen", count_and_load)
     module = Model(Autoguidance(weak[1], 2.0))
     for _ in range(3):
-        module.walk(IMAGES, condition=CONDITION)
-    assert reads == [weak[1]]
-    read = module.guidance._module
-    assert not read.training
-    assert not any(p.requires_grad for p in read.parameters())
-    assert all(torch.equal(value, weak[0].state_dict()[name]) for name, value in read.state_dict().items())
+        module.sample_from(IMAGES, condition=CONDITION)
+    assert loaded == [weak[1]]
+    guide = module.sampling.guidance._weak
+    assert not guide.training
+    assert not any(p.requires_grad for p in guide.parameters())
+    assert all(torch.equal(value, weak[0].state_dict()[name]) for name, value in guide.state_dict().items())
 
 
-def test_the_worse_model_is_in_no_weights_optimizer_average_or_checkpoint(weak, tmp_path):
+def test_the_weaker_model_is_in_no_optimizer_average_or_checkpoint(weak, tmp_path):
     data = Captioned(8, batch_size=4)
     module, plain = Model(Autoguidance(weak[1], 2.0)), Model()
     module.denoise_fn(CONDITION)
@@ -116,23 +131,24 @@ def test_the_worse_model_is_in_no_weights_optimizer_average_or_checkpoint(weak, 
     assert saved.keys() == expected.keys()
     for key in ("state_dict", "current_model_state"):
         assert list(saved[key]) == list(expected[key])
-    assert "_module" not in repr(saved)
+    assert "_weak" not in repr(saved)
 
 
 def test_a_missing_checkpoint_is_named_in_one_line(tmp_path):
     module = Model(Autoguidance(str(tmp_path / "absent.ckpt")))
     with pytest.raises((FileNotFoundError, ValueError), match=r"checkpoint .*absent\.ckpt.*fit") as error:
-        module.walk(IMAGES, condition=CONDITION)
+        module.sample_from(IMAGES, condition=CONDITION)
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_of_the_command_line_guides_and_guided_by_itself_a_model_is_as_without(checkpoint: Path):
+def test_a_model_guided_by_its_own_checkpoint_is_unchanged(checkpoint: Path):
+    """The checkpoint is one of the command line."""
     module = RestorationModule.load_from_checkpoint(checkpoint, weights_only=True).eval()
-    alone = module.walk(IMAGES)
-    module.guidance = Autoguidance(str(checkpoint), scale=3.0)
-    torch.testing.assert_close(module.walk(IMAGES), alone, rtol=1e-4, atol=1e-5)
+    expected = module.sample_from(IMAGES)
+    module.sampling = module.sampling.replace(guidance=Autoguidance(str(checkpoint), scale=3.0))
+    torch.testing.assert_close(module.sample_from(IMAGES), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_levels_of_the_test_pictures_are_read_back():
+def test_the_grey_levels_of_captioned_images_are_recovered():
     data = Captioned(5)
     assert levels_of(torch.cat(list(data.clean_images("val", 5)))) == [100, 101, 102, 103, 104]

@@ -1,27 +1,34 @@
-"""Classifier guidance: Bayes' rule on a labelled mixture in closed form, and the classifier that a run trains."""
+"""Classifier guidance: Bayes' rule on a labelled mixture in closed form, and a classifier that is trained."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Stored, files, run, tiny_module, tiny_trainer
 from helpers.oracles import GaussianOracle, MixtureOracle
+from helpers.runs import CONFIGS, Stored, files, run, tiny_module, tiny_trainer
 from torch import Tensor, nn
 
-from diffusion_lightning.guidance import ClassifierGuidance
-from diffusion_lightning.modules import DegradedClassifier
 from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages
+from diffusion_lightning.core.types import PredictFn, Prediction, as_prediction
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, FlowMatching
+from diffusion_lightning.guidance import Autoguidance, ClassifierGuidance
+from diffusion_lightning.modules import DegradedClassifier
 from diffusion_lightning.samplers import DDIM
 
 MEANS = torch.tensor([[-0.6, 0.2], [0.5, 0.4], [0.1, -0.8]], dtype=torch.float64).view(3, 1, 1, 2)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 VARIANCE = 0.04
+NOISES = {
+    "cosine": GaussianNoise(),
+    "flow matching": GaussianNoise(schedule=FlowMatching()),
+    "VE": GaussianNoise(schedule=VE()),
+}
 
 
 def mixture(noise: GaussianNoise) -> MixtureOracle:
+    """E[x_0 | x_t] of the mixture."""
     return MixtureOracle(WEIGHTS, MEANS, VARIANCE * torch.eye(2, dtype=torch.float64).expand(3, 2, 2), noise)
 
 
@@ -33,107 +40,106 @@ class Posterior(nn.Module):
         self.degradation = noise
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, variance = self.degradation.alpha(t), VARIANCE * self.degradation.alpha(t) ** 2
-        spread = variance + self.degradation.sigma(t) ** 2
+        alpha = self.degradation.alpha(t)
+        variance = VARIANCE * alpha**2 + self.degradation.sigma(t) ** 2
         away = x.flatten(1)[:, None] - alpha[:, None, None] * MEANS.flatten(1)
-        return (WEIGHTS.log() - away.square().sum(2) / (2 * spread[:, None])).log_softmax(1)
+        return (WEIGHTS.log() - away.square().sum(2) / (2 * variance[:, None])).log_softmax(1)
 
 
-def guidance(noise: GaussianNoise, scale: float) -> ClassifierGuidance:
-    made = ClassifierGuidance("unread.ckpt", scale)
-    made._module = Posterior(noise)
-    return made
-
-
-NOISES = {"cosine": GaussianNoise(), "straight": GaussianNoise(schedule=FlowMatching()), "VE": GaussianNoise(schedule=VE())}
+def guide(noise: GaussianNoise, label: Tensor, scale: float = 1.0) -> PredictFn:
+    """The mixture's unconditional denoiser, guided by the exact classifier."""
+    guidance = ClassifierGuidance(Posterior(noise), scale)
+    return guidance.guide(lambda condition: as_prediction(mixture(noise)), {"label": label}, noise)
 
 
 @pytest.mark.parametrize("name", NOISES)
 @pytest.mark.parametrize("inference", [False, True], ids=["without gradients", "in inference mode"])
-def test_the_exact_classifier_turns_the_unconditional_mean_into_the_conditional_one(name: str, inference: bool) -> None:
+def test_exact_classifier_turns_unconditional_into_conditional_mean(name: str, inference: bool) -> None:
     noise, label = NOISES[name], torch.tensor([0, 1, 2, 0, 1, 2])
     t = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], dtype=torch.float64)
     x = torch.randn(6, 1, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.inference_mode(inference):
-        resolve_guidance = guidance(noise, 1.0).guide(lambda told: mixture(noise), {"label": label.clone()}, noise)(x.clone(), t)
+        guided = guide(noise, label.clone())(x.clone(), t).x0
     for i in range(6):
-        alone = GaussianOracle(noise, 0.0, VARIANCE)
+        centred = GaussianOracle(noise, 0.0, VARIANCE)
         shift = noise.alpha(t[i : i + 1]).view(1, 1, 1, 1) * MEANS[label[i]]
-        expected = MEANS[label[i]] + alone(x[i : i + 1] - shift, t[i : i + 1])
-        assert torch.allclose(resolve_guidance.x0[i], expected[0], rtol=0, atol=1e-9)
+        expected = MEANS[label[i]] + centred(x[i : i + 1] - shift, t[i : i + 1])
+        assert torch.allclose(guided[i], expected[0], rtol=0, atol=1e-9)
 
 
-def test_a_larger_scale_multiplies_the_likelihood_that_often() -> None:
+def test_the_scale_multiplies_the_score_of_the_classifier() -> None:
     """The guided score is ∇ log p(x) + scale ∇ log p(y | x): here by finite differences of the closed form."""
     noise, t, scale, step = NOISES["cosine"], torch.full((1,), 0.5, dtype=torch.float64), 2.5, 1e-6
     x, classifier = torch.tensor([[[[0.3, -0.2]]]], dtype=torch.float64), Posterior(noise)
     units = step * torch.eye(2, dtype=torch.float64).view(2, 1, 1, 2)
-    rise = [(classifier(x + unit, t) - classifier(x - unit, t))[0, 1] / (2 * step) for unit in units]
-    denoise = guidance(noise, scale).guide(lambda told: mixture(noise), {"label": torch.tensor([1])}, noise)
-    score_rise = noise.alpha(t) * (denoise(x, t).x0 - mixture(noise)(x, t)) / noise.sigma(t) ** 2
-    assert torch.allclose(score_rise.flatten(), scale * torch.stack(rise), rtol=1e-6)
+    gradient = [(classifier(x + unit, t) - classifier(x - unit, t))[0, 1] / (2 * step) for unit in units]
+    guided = guide(noise, torch.tensor([1]), scale)(x, t).x0
+    added_score = noise.alpha(t) * (guided - mixture(noise)(x, t)) / noise.sigma(t) ** 2
+    assert torch.allclose(added_score.flatten(), scale * torch.stack(gradient), rtol=1e-6)
 
 
-def test_walks_end_at_the_component_that_was_asked_for() -> None:
+def test_sampling_ends_at_the_component_of_the_label() -> None:
     noise, x = NOISES["cosine"], torch.randn(300, 1, 1, 2, generator=torch.Generator().manual_seed(1)).double()
     label = torch.arange(300) % 3
-    denoise = guidance(noise, 1.0).guide(lambda told: mixture(noise), {"label": label}, noise)
-    ends = DDIM(60)(denoise, noise, x)
+    ends = DDIM(60)(guide(noise, label), noise, x)
     for component in range(3):
-        found = ends[label == component].flatten(1)
-        assert torch.allclose(found.mean(0), MEANS[component].flatten(), atol=4 * (VARIANCE / 100) ** 0.5)
-        assert torch.allclose(found.var(0), torch.full((2,), VARIANCE, dtype=torch.float64), rtol=0.5)
+        values = ends[label == component].flatten(1)
+        assert torch.allclose(values.mean(0), MEANS[component].flatten(), atol=4 * (VARIANCE / 100) ** 0.5)
+        assert torch.allclose(values.var(0), torch.full((2,), VARIANCE, dtype=torch.float64), rtol=0.5)
 
 
 @pytest.mark.parametrize(
     ("condition", "scale"),
     [(None, 1.0), ({"caption": ["a two"]}, 1.0), ({"label": torch.tensor([1])}, 0.0)],
-    ids=["nothing is told", "no label is told", "the scale is 0"],
+    ids=["no condition", "no label", "scale 0"],
 )
-def test_it_is_the_denoiser_itself_where(condition: Any, scale: float) -> None:
-    noise, denoise = NOISES["cosine"], mixture(NOISES["cosine"])
-    assert guidance(noise, scale).guide(lambda told: denoise, condition, noise) is denoise
+def test_guidance_returns_the_denoiser_itself_with(condition: Any, scale: float) -> None:
+    noise, denoise_fn = NOISES["cosine"], as_prediction(mixture(NOISES["cosine"]))
+    guidance = ClassifierGuidance(Posterior(noise), scale)
+    assert guidance.guide(lambda condition: denoise_fn, condition, noise) is denoise_fn
 
 
-def test_an_untold_label_is_not_followed() -> None:
+def test_the_null_label_is_not_followed() -> None:
     noise, t = NOISES["cosine"], torch.full((2,), 0.5, dtype=torch.float64)
     x = torch.full((2, 1, 1, 2), 0.3, dtype=torch.float64)
-    resolve_guidance = guidance(noise, 3.0).guide(lambda told: mixture(noise), {"label": torch.tensor([-1, 1])}, noise)(x, t)
-    assert torch.equal(resolve_guidance.x0[0], mixture(noise)(x, t)[0])
-    assert not torch.equal(resolve_guidance.x0[1], mixture(noise)(x, t)[1])
+    guided = guide(noise, torch.tensor([-1, 1]), 3.0)(x, t).x0
+    assert torch.equal(guided[0], mixture(noise)(x, t)[0])
+    assert not torch.equal(guided[1], mixture(noise)(x, t)[1])
 
 
-def test_where_alpha_is_0_nothing_is_added() -> None:
-    noise = NOISES["straight"]
+def test_guidance_adds_nothing_where_alpha_is_0() -> None:
+    noise = NOISES["flow matching"]
     x, t = torch.randn(1, 1, 1, 2, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    resolve_guidance = guidance(noise, 1.0).guide(lambda told: mixture(noise), {"label": torch.tensor([1])}, noise)
-    assert torch.equal(resolve_guidance(x, t).x0, mixture(noise)(x, t))
+    assert torch.equal(guide(noise, torch.tensor([1]))(x, t).x0, mixture(noise)(x, t))
 
 
-def test_a_degradation_that_is_no_noise_is_refused_with_the_guidances_that_serve() -> None:
-    with pytest.raises(ValueError, match="which GaussianBlur is not: use ClassifierFree or Autoguidance"):
+def test_guidance_rejects_a_degradation_that_is_not_gaussian_noise() -> None:
+    with pytest.raises(ValueError, match="unlike GaussianBlur: use ClassifierFreeGuidance or Autoguidance"):
         tiny_module(degradation=GaussianBlur(), guidance=ClassifierGuidance("any.ckpt"))
 
 
-def test_a_classifier_of_another_noise_is_refused() -> None:
-    made = guidance(NOISES["straight"], 1.0)
-    with pytest.raises(ValueError, match=r"unread\.ckpt was trained on another degradation"):
-        made.guide(lambda told: mixture(NOISES["cosine"]), {"label": torch.tensor([1])}, NOISES["cosine"])
+def test_guidance_rejects_a_classifier_of_another_noise() -> None:
+    guidance = ClassifierGuidance("other.ckpt")
+    guidance._classifier = Posterior(NOISES["flow matching"])
+    with pytest.raises(ValueError, match=r"other\.ckpt was trained on another degradation"):
+        guidance.guide(
+            lambda condition: as_prediction(mixture(NOISES["cosine"])), {"label": torch.tensor([1])}, NOISES["cosine"]
+        )
 
 
 class Sides(Stored):
-    """Pictures that are bright on the left (label 0) or on the right (label 1)."""
+    """Images that are bright on the left (label 0) or on the right (label 1)."""
 
     def make_dataset(self, train: bool) -> ImageDataset:
         labels = torch.arange(self.number) % 2
-        pictures = torch.full((self.number, 1, 8, 8), 30, dtype=torch.uint8)
-        pictures[labels == 0, :, :, :4] = 220
-        pictures[labels == 1, :, :, 4:] = 220
-        return InMemoryImages(pictures, labels)
+        images = torch.full((self.number, 1, 8, 8), 30, dtype=torch.uint8)
+        images[labels == 0, :, :, :4] = 220
+        images[labels == 1, :, :, 4:] = 220
+        return InMemoryImages(images, labels)
 
 
-class Halves(nn.Module):
-    """Logits that are linear in the two halves' means."""
+class SideClassifier(nn.Module):
+    """Logits that are linear in the means of the two sides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,28 +150,29 @@ class Halves(nn.Module):
         return self.linear(torch.stack([x[..., :4].mean((1, 2, 3)), x[..., 4:].mean((1, 2, 3))], 1))
 
 
-def test_it_learns_and_guides(tmp_path: Path) -> None:
+def test_a_trained_classifier_guides_to_the_side_of_the_label(tmp_path: Path) -> None:
     noise = GaussianNoise(schedule=FlowMatching())
-    classifier = DegradedClassifier(noise, Halves(), optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.1))
+    classifier = DegradedClassifier(
+        noise, SideClassifier(), optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.1)
+    )
     trainer = tiny_trainer(tmp_path, max_epochs=10)
     trainer.fit(classifier, Sides(64, batch_size=16))
     assert trainer.callback_metrics["val/accuracy"] > 0.8
 
-    made = ClassifierGuidance("unread.ckpt")
-    made._module = classifier.eval().requires_grad_(False)
-    x, t = torch.zeros(2, 1, 8, 8), torch.full((2,), 0.5)
-    resolve_guidance = made.guide(lambda told: lambda x, t: torch.zeros_like(x), {"label": torch.tensor([0, 1])}, noise)(x, t).x0
-    assert resolve_guidance[0, ..., :4].min() > 0 > resolve_guidance[0, ..., 4:].max()
-    assert resolve_guidance[1, ..., :4].max() < 0 < resolve_guidance[1, ..., 4:].min()
+    guidance = ClassifierGuidance(classifier.eval().requires_grad_(False))
+    x, t, labels = torch.zeros(2, 1, 8, 8), torch.full((2,), 0.5), {"label": torch.tensor([0, 1])}
+    guided = guidance.guide(lambda condition: lambda x, t: Prediction(torch.zeros_like(x)), labels, noise)(x, t).x0
+    assert guided[0, ..., :4].min() > 0 > guided[0, ..., 4:].max()
+    assert guided[1, ..., :4].max() < 0 < guided[1, ..., 4:].min()
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [(Stored(), "a classifier needs labels"), (Sides(), "label 1 is beyond the network's 1 classes")],
     ids=["no labels", "too many classes"],
 )
-def test_data_that_do_not_fit_are_refused(data: Stored, said: str, tmp_path: Path) -> None:
-    class One(nn.Module):
+def test_training_rejects_data_that_do_not_fit(data: Stored, message: str, tmp_path: Path) -> None:
+    class OneClass(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.logit = nn.Parameter(torch.zeros(1))
@@ -173,17 +180,20 @@ def test_data_that_do_not_fit_are_refused(data: Stored, said: str, tmp_path: Pat
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return self.logit.expand(len(x), 1)
 
-    with pytest.raises(ValueError, match=said):
-        tiny_trainer(tmp_path, max_steps=1).fit(DegradedClassifier(GaussianNoise(), One()), data)
+    with pytest.raises(ValueError, match=message):
+        tiny_trainer(tmp_path, max_steps=1).fit(DegradedClassifier(GaussianNoise(), OneClass()), data)
 
 
-def test_the_command_line_trains_one_that_guides_a_model(tmp_path: Path) -> None:
+def test_the_command_line_trains_a_classifier_that_guides_a_model(tmp_path: Path) -> None:
     few = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
-    configs = Path(__file__).parents[2] / "configs"
-    run(tmp_path, "fit", "--config", configs / "classifier.yaml", *few, module=DegradedClassifier)
-    run(tmp_path, "fit", "--config", configs / "flow.yaml", *few)
-    checkpoint = tmp_path / "runs/flow/checkpoints/last.ckpt"
-    words = ["generate", "--ckpt_path", checkpoint, "--number=2", "--steps=2", "--label=3"]
-    guide = [*words, "--guidance=ClassifierGuidance", "--guidance.classifier=runs/classifier/checkpoints/last.ckpt"]
-    run(tmp_path, *guide, "--output=guided")
+    run(tmp_path, "fit", "--config", CONFIGS / "classifier.yaml", *few)
+    run(tmp_path, "fit", "--config", CONFIGS / "flow.yaml", *few)
+    model, classifier = (tmp_path / f"runs/{name}/checkpoints/last.ckpt" for name in ("flow", "classifier"))
+    guided = ["--guidance=ClassifierGuidance", "--guidance.classifier=runs/classifier/checkpoints/last.ckpt"]
+    run(tmp_path, "generate", "--ckpt_path", model, "--number=2", "--steps=2", "--label=3", *guided, "--output=guided")
     assert {"guided/000000.png", "guided/000001.png", "guided/grid.png"} <= files(tmp_path)
+
+    with pytest.raises(ValueError, match=r"last\.ckpt holds a DegradedClassifier: give a RestorationModule's"):
+        Autoguidance(str(classifier)).load(torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"last\.ckpt holds a RestorationModule: give a DegradedClassifier's"):
+        ClassifierGuidance(str(model)).load(torch.device("cpu"))

@@ -3,8 +3,20 @@
 from collections.abc import Callable
 
 from diffusion_lightning.data.digits import DigitsDataset
-from diffusion_lightning.degradations import Animorphosis, Compose, Degradation, Desaturate, Fade, GaussianBlur, GaussianNoise, ImageNetC, Pixelate, Snow, Transform
-from diffusion_lightning.degradations.noise_schedules import VE, Cosine, Karras, FlowMatching, SubVP
+from diffusion_lightning.degradations import (
+    Animorphosis,
+    Compose,
+    Degradation,
+    Desaturate,
+    Fade,
+    GaussianBlur,
+    GaussianNoise,
+    ImageNetC,
+    Pixelate,
+    Snow,
+    Transform,
+)
+from diffusion_lightning.degradations.noise_schedules import VE, Cosine, FlowMatching, Karras, SubVP
 
 BLUR = "kornia.filters.gaussian_blur2d"
 

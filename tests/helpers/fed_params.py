@@ -1,21 +1,36 @@
 """imagecorruptions fed with the very draws that ImageNetC holds in params, so that the two can be compared exactly."""
 
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import torch
+from helpers import imagecorruptions_source
 from PIL import Image
 from scipy.stats import poisson
-
-from diffusion_lightning.degradations.corruptions import source
 
 
 def package(picture, name, severity, params):
     """The package's corruption, not cut to 8 bits, of a uint8 (H, W, 3): float64 (H, W, 3) in 0 … 255."""
-    functions, numpy = source.load()
+    functions, numpy = imagecorruptions_source.load()
     numpy.random = FED[name](params, picture.shape) if name in FED else SimpleNamespace()
-    with np.errstate(all="ignore"):
-        return np.asarray(functions[name](Image.fromarray(picture), severity), dtype=np.float64)
+    without_intel = opencv_without_intel() if name == "spatter" else nullcontext()
+    with np.errstate(all="ignore"), without_intel:
+        result = np.asarray(functions[name](Image.fromarray(picture), severity), dtype=np.float64)
+    # Where nothing is spattered, spatter divides 0 by 0; ours leaves the image as it is.
+    return np.where(np.isnan(result), picture, result)
+
+
+@contextmanager
+def opencv_without_intel():
+    """OpenCV's own code, in whose place its wheels for x86 run Intel's IPP here and there, with other roundings."""
+    used = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)
+    try:
+        yield
+    finally:
+        cv2.ipp.setUseIPP(used)
 
 
 def pixels(field):
@@ -100,6 +115,10 @@ def glass(params, shape):
     return SimpleNamespace(randint=randint)
 
 
+def liquid(params, shape):
+    return SimpleNamespace(normal=lambda size, loc, scale: loc + scale * params["liquid"][0].numpy())
+
+
 FED = {
     "gaussian_noise": noise,
     "speckle_noise": noise,
@@ -111,6 +130,7 @@ FED = {
     "motion_blur": motion,
     "elastic_transform": elastic,
     "glass_blur": glass,
+    "spatter": liquid,
 }
 
 

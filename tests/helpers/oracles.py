@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion_lightning.degradations import Degradation
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Params
+from diffusion_lightning.degradations import Degradation
 
 
 class Perfect:
@@ -87,7 +87,9 @@ class MixtureOracle:
         variance = self.degradation.sigma(t) ** 2
         degraded = matrix @ self.covariances @ matrix.mT + variance * torch.eye(len(matrix), dtype=torch.float64)
         away = x.flatten(1) - (self.means.flatten(1) @ matrix.mT)[:, None]
-        normal = torch.distributions.MultivariateNormal(torch.zeros(len(matrix), dtype=torch.float64), degraded[:, None])
+        normal = torch.distributions.MultivariateNormal(
+            torch.zeros(len(matrix), dtype=torch.float64), degraded[:, None]
+        )
         weights = (self.weights.log()[:, None] + normal.log_prob(away)).softmax(0)
         gains = self.covariances @ matrix.mT @ torch.linalg.inv(degraded)
         predictions = self.means.flatten(1)[:, None] + away @ gains.mT

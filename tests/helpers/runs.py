@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.commands import cli
-from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages
-from diffusion_lightning.degradations import GaussianBlur
 from diffusion_lightning.core.tables import append_dims
+from diffusion_lightning.data import DegradationDataModule
+from diffusion_lightning.degradations import GaussianBlur
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEBUG = str(CONFIGS / "debug.yaml")

@@ -4,12 +4,13 @@ import torch
 
 from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.core.tables import append_dims
+from diffusion_lightning.degradations import GaussianNoise
 
 SHAPE = (2, 3, 4, 5)
 
 
 def smooth_denoiser(x, t):
-    """A smooth function of x and t: samplers are compared on it, not judged."""
+    """A smooth function of x and t, on which samplers are compared."""
     return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + append_dims(t, x)
 
 
@@ -26,3 +27,9 @@ def times(*t):
 def close(a, b, tolerance=1e-12):
     """Whether two tensors are equal up to a tolerance relative to the largest value of the second."""
     return torch.allclose(a, b, rtol=0, atol=tolerance * max(1.0, b.abs().max().item()))
+
+
+class NonGaussianNoise(GaussianNoise):
+    """α_t x + σ_t z whose z does not count as Gaussian: samplers that add Gaussian noise must reject it."""
+
+    gaussian_noise = False

@@ -1,4 +1,4 @@
-"""The features of fid_digits: a classifier that trains by itself, the same way every time, and is cached."""
+"""The features of fid_digits: a classifier that is trained at its first use, deterministically, and cached."""
 
 import random
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_held_out_digits_are_classified(trained: DigitsClassifier, size: int) ->
     assert accuracy >= 0.95
 
 
-def test_features_have_the_promised_shape_for_any_channels(trained: DigitsClassifier) -> None:
+def test_features_have_their_shape_for_any_number_of_channels(trained: DigitsClassifier) -> None:
     grey = DigitsDataset(16, train=False).images[:3]
     features = trained(grey)
     assert features.shape == (3, trained.num_features)
@@ -40,16 +40,16 @@ def test_features_have_the_promised_shape_for_any_channels(trained: DigitsClassi
     torch.testing.assert_close(trained(grey.expand(-1, 4, -1, -1)), features)
 
 
-def test_a_cached_file_is_used_again(trained: DigitsClassifier, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_file_is_loaded(trained: DigitsClassifier, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DigitsClassifier, "_train", lambda self: pytest.fail("trained again"))
-    again = DigitsClassifier()
-    again.prepare(str(cache))
+    loaded = DigitsClassifier()
+    loaded.prepare(str(cache))
     assert [path.name for path in cache.iterdir()] == ["digits_classifier_12.pt"]
     for name, weight in trained.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name])
+        assert torch.equal(weight, loaded.state_dict()[name])
 
 
-def test_training_is_repeatable_and_leaves_all_random_state_alone(tmp_path: Path) -> None:
+def test_training_is_deterministic_and_keeps_all_random_states(tmp_path: Path) -> None:
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     one = DigitsClassifier(epochs=1)
     one.prepare(str(tmp_path / "one"))
@@ -65,7 +65,12 @@ def test_training_is_repeatable_and_leaves_all_random_state_alone(tmp_path: Path
     assert not any(parameter.requires_grad for parameter in other.parameters())
 
 
-def test_the_number_of_epochs_has_its_own_file(tmp_path: Path) -> None:
+def test_its_weights_are_initialized_without_the_gpus_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs' generators were seeded"))
+    DigitsClassifier()
+
+
+def test_each_number_of_epochs_has_its_own_file(tmp_path: Path) -> None:
     for epochs in (0, 1):
         DigitsClassifier(epochs).prepare(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits_classifier_0.pt", "digits_classifier_1.pt"]

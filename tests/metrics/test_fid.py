@@ -23,16 +23,16 @@ class Pixels(nn.Module):
         self.dropout = nn.Dropout()
         self.calls = 0
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        assert pictures.dtype == torch.uint8
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8
         self.calls += 1
-        return self.dropout(pictures.flatten(1) * self.scale)
+        return self.dropout(images.flatten(1) * self.scale)
 
 
-def gaussian(number: int, mean: float, deviations: list[float], seed: int) -> Tensor:
-    """Images (N, 1, 2, 2) on whole grey levels."""
+def gaussian(number: int, mean: float, stds: list[float], seed: int) -> Tensor:
+    """Images (N, 1, 2, 2) of 8-bit grey levels."""
     z = torch.randn(number, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    levels = (mean + z * torch.tensor(deviations)).round().clamp(0, 255).to(torch.uint8)
+    levels = (mean + z * torch.tensor(stds)).round().clamp(0, 255).to(torch.uint8)
     return from_uint8(levels.view(-1, 1, 2, 2))
 
 
@@ -53,13 +53,13 @@ def distances(*names: str) -> FrechetDistances:
     return FrechetDistances(Pixels(), list(names or ["a"]))
 
 
-def test_distance_of_two_gaussians_is_the_closed_form() -> None:
+def test_the_distance_of_two_gaussians_is_the_closed_form() -> None:
     fid = distances()
     fid.update_real(REAL)
     fid.update("a", FAKE)
-    got = fid.compute()["a"].item()
-    assert got == pytest.approx(closed_form(REAL, FAKE), rel=1e-4)
-    assert got == pytest.approx(4 * 30**2 + 2 * (20 - 10) ** 2, rel=0.01)  # of the laws that were drawn from
+    found = fid.compute()["a"].item()
+    assert found == pytest.approx(closed_form(REAL, FAKE), rel=1e-4)
+    assert found == pytest.approx(4 * 30**2 + 2 * (20 - 10) ** 2, rel=0.01)  # the distance of the two distributions
 
 
 def test_streaming_equals_one_batch() -> None:
@@ -74,7 +74,7 @@ def test_streaming_equals_one_batch() -> None:
     assert streamed.compute()["a"].item() == pytest.approx(whole.compute()["a"].item(), rel=1e-5)
 
 
-def test_features_of_real_images_are_taken_once_for_all_sets() -> None:
+def test_features_of_real_images_are_computed_once_for_all_sets() -> None:
     fid = distances("a", "b", "c")
     assert isinstance(fid.features, Pixels)
     fid.update_real(REAL[:100])
@@ -87,7 +87,7 @@ def test_features_of_real_images_are_taken_once_for_all_sets() -> None:
     assert values["b"].item() == values["c"].item() > 3000
 
 
-def test_reset_forgets_all_images() -> None:
+def test_reset_removes_all_images() -> None:
     fid = distances()
     fid.update_real(FAKE[:200])
     fid.update("a", FAKE[:200])
@@ -97,7 +97,7 @@ def test_reset_forgets_all_images() -> None:
     assert fid.compute()["a"].item() == pytest.approx(closed_form(REAL[:200], FAKE[:100]), rel=1e-4)
 
 
-def test_values_beyond_the_range_do_not_wrap_round() -> None:
+def test_values_beyond_the_range_do_not_overflow() -> None:
     clamped, beyond = distances(), distances()
     for fid, images in ((clamped, (FAKE[:200] + 1).clamp(-1, 1)), (beyond, FAKE[:200] + 1)):
         fid.update_real(REAL[:200])
@@ -105,7 +105,7 @@ def test_values_beyond_the_range_do_not_wrap_round() -> None:
     assert clamped.compute()["a"].item() == beyond.compute()["a"].item()
 
 
-def test_of_one_image_the_distance_is_undefined_but_no_run_is_lost() -> None:
+def test_the_distance_of_one_image_is_nan_with_a_warning() -> None:
     fid = distances("a", "b")
     fid.update_real(REAL[:5])
     fid.update("a", FAKE[:1])
@@ -126,12 +126,12 @@ def test_features_are_frozen_and_in_eval_mode() -> None:
     assert features.scale.grad is None
 
 
-def test_features_without_a_known_length_are_refused() -> None:
+def test_features_without_num_features_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"Flatten.*num_features"):
         FrechetDistances(nn.Flatten(), ["a"])
 
 
-def test_inception_offline_is_one_error_that_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_offline_raises_one_line_that_names_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **settings: object) -> None:
         raise URLError("no route to host")
 
@@ -142,26 +142,27 @@ def test_inception_offline_is_one_error_that_names_the_flag(tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_inception_with_a_missing_file_names_it(tmp_path: Path) -> None:
+def test_inception_with_a_missing_file_raises_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth.*weights_path"):
         InceptionV3(str(tmp_path / "nowhere.pth")).prepare(str(tmp_path))
 
 
-def test_inception_takes_1_3_and_4_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_accepts_1_3_and_4_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inceptionv3.torch, "load", lambda *args, **settings: {})
     monkeypatch.setattr(inceptionv3.FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **settings: None)
     weights = tmp_path / "random.pth"
     weights.touch()
-    features = InceptionV3(str(weights))
+    features, state = InceptionV3(str(weights)), torch.get_rng_state()
     features.prepare(str(tmp_path))
+    assert torch.equal(torch.get_rng_state(), state)
     rgba = torch.randint(0, 256, (1, 4, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        of_four, of_three = features(rgba), features(rgba[:, :3])
-        of_grey, of_repeated = features(rgba[:, :1]), features(rgba[:, :1].repeat(1, 3, 1, 1))
-    assert of_four.shape == (1, 2048)
-    assert of_four.isfinite().all()
-    torch.testing.assert_close(of_four, of_three)
-    torch.testing.assert_close(of_grey, of_repeated)
+        rgba_features, rgb_features = features(rgba), features(rgba[:, :3])
+        grey_features, repeated_features = features(rgba[:, :1]), features(rgba[:, :1].repeat(1, 3, 1, 1))
+    assert rgba_features.shape == (1, 2048)
+    assert rgba_features.isfinite().all()
+    torch.testing.assert_close(rgba_features, rgb_features)
+    torch.testing.assert_close(grey_features, repeated_features)
     assert not any(parameter.requires_grad for parameter in features.parameters())
 
 

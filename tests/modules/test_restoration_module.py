@@ -1,4 +1,4 @@
-"""The module: what it predicts and minimises, what it refuses, and what its checkpoints hold."""
+"""RestorationModule: its predictions, its loss, the combinations that it rejects, and its checkpoints."""
 
 import re
 from pathlib import Path
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from diffusion_lightning import RestorationModule
-from diffusion_lightning.objectives.hybrid_loss import HybridLoss
 from diffusion_lightning.callbacks import EMA, Generation, RestorationMetrics
+from diffusion_lightning.core.types import Prediction, RestorationBatch
 from diffusion_lightning.data import degrade
 from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.modules import SamplingConfig
 from diffusion_lightning.networks import UNet
+from diffusion_lightning.objectives.hybrid_loss import HybridLoss
 from diffusion_lightning.objectives.learned_variance import LearnedVariance
-from diffusion_lightning.objectives.losses import L1, L2
 from diffusion_lightning.objectives.loss_weights import SNRWeight
-from diffusion_lightning.objectives.parameterizations import X0, Scalings, Eps, Parameterization, Residual, V
+from diffusion_lightning.objectives.losses import L1, L2
+from diffusion_lightning.objectives.parameterizations import X0, Eps, Parameterization, Residual, Scalings, V
 from diffusion_lightning.priors import HeldOutImages
 from diffusion_lightning.samplers import DDPM, Cold, Direct, ProbabilityFlow
-from diffusion_lightning.core.types import RestorationBatch
 
 pytest_plugins = ["helpers.runs"]
 
@@ -34,20 +35,23 @@ TIMES = torch.tensor([0.25, 0.5, 0.75, 1.0])
 
 
 class Scaled(Parameterization):
-    """Three numbers of its own at every time."""
+    """Scalings that depend on t in four different ways."""
 
-    def coefficients(self, degradation: Any, t: Tensor) -> Scalings:
+    def scalings(self, degradation: Any, t: Tensor) -> Scalings:
         return Scalings(t, 2 * t, 1 - t, t**2)
 
 
-def test_the_guess_is_the_parameterization_of_the_network() -> None:
+def test_the_prediction_is_the_parameterization_of_the_network() -> None:
     module = tiny_module(parameterization=Scaled())
     t = TIMES[:, None, None, None]
     expected = t * IMAGES + 2 * t * module.denoiser((1 - t) * IMAGES, TIMES**2)
     torch.testing.assert_close(module(IMAGES, TIMES), expected)
+    prediction = module.predict_x0(IMAGES, TIMES)
+    torch.testing.assert_close(prediction.x0, expected)
+    assert prediction.log_variance is None
 
 
-def test_training_minimises_the_loss_of_the_guess() -> None:
+def test_training_minimises_the_loss_of_the_prediction() -> None:
     module = tiny_module(loss=L2())
     degraded = IMAGES.flip(3)
     module.log = lambda *args, **settings: None  # type: ignore[method-assign]
@@ -57,20 +61,21 @@ def test_training_minimises_the_loss_of_the_guess() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
 
 
-class Loud(RestorationModule):
-    """Restores to what it sees, three times over."""
+class Triple(RestorationModule):
+    """Predicts three times its input."""
 
-    def forward(self, x: Tensor, t: Tensor, condition: Any = None) -> Tensor:
-        return 3 * x
+    def predict_x0(self, x: Tensor, t: Tensor, embedding: Any = None) -> Prediction:
+        return Prediction(3 * x)
 
 
-def test_a_walk_bounds_every_guess_if_asked_to_and_training_never_does() -> None:
-    for clip in (False, True):
-        module = Loud(tiny_module().degradation, Tiny(), clip=clip)
-        seen: list[Tensor] = []
-        module.walk(IMAGES, sampler=Cold(3), on_step=lambda step, seen=seen: seen.append(step.x0))
-        assert all((x0.abs() <= 1).all() for x0 in seen[:-1]) == clip
-        torch.testing.assert_close(seen[0], 3 * IMAGES.clamp(-1 / 3, 1 / 3) if clip else 3 * IMAGES)
+def test_clip_denoised_clamps_predictions_in_sampling_only() -> None:
+    for clipped in (False, True):
+        module = Triple(tiny_module().degradation, Tiny(), clip_denoised=clipped)
+        predictions: list[Tensor] = []
+        on_step = lambda step, predictions=predictions: predictions.append(step.x0)  # noqa: E731
+        module.sample_from(IMAGES, sampling=SamplingConfig(Cold(3), on_step=on_step))
+        assert all((x0.abs() <= 1).all() for x0 in predictions[:-1]) == clipped
+        torch.testing.assert_close(predictions[0], 3 * IMAGES.clamp(-1 / 3, 1 / 3) if clipped else 3 * IMAGES)
         torch.testing.assert_close(module(IMAGES, TIMES), 3 * IMAGES)
 
 
@@ -78,7 +83,7 @@ def test_defaults_are_those_of_the_paper_and_the_design() -> None:
     module = tiny_module()
     assert isinstance(module.parameterization, X0)
     assert isinstance(module.loss, L1)
-    assert isinstance(module.sampler, ProbabilityFlow)
+    assert isinstance(module.sampling.sampler, ProbabilityFlow)
 
 
 @pytest.mark.parametrize(
@@ -86,30 +91,30 @@ def test_defaults_are_those_of_the_paper_and_the_design() -> None:
     [
         ({"parameterization": Eps()}, "X0 or Residual"),
         ({"parameterization": V()}, "X0 or Residual"),
-        ({"loss": L2(SNRWeight())}, "Power"),
+        ({"loss": L2(SNRWeight())}, "PowerWeight"),
         ({"sampler": DDPM()}, "ProbabilityFlow or Cold"),
     ],
     ids=["eps of blur", "v of blur", "SNR of blur", "DDPM of blur"],
 )
-def test_combinations_that_make_no_sense_are_refused_at_once(parts: dict[str, Any], remedy: str) -> None:
+def test_combinations_that_are_not_defined_are_rejected_at_once(parts: dict[str, Any], remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         tiny_module(**parts)
 
 
-TOLD = {"parameterization": LearnedVariance(Eps()), "denoiser": UNet(1, 8, [1], 1, out_channels=2)}
+VARIANCE = {"parameterization": LearnedVariance(Eps()), "denoiser": UNet(1, 8, [1], 1, out_channels=2)}
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         (
-            TOLD,
-            "L1 would leave the variance that LearnedVariance tells untrained: use the HybridBound loss, or the base",
+            VARIANCE,
+            "L1 would leave the variance that LearnedVariance predicts untrained: use HybridLoss, or the base",
         ),
-        (TOLD | {"loss": L2(SNRWeight())}, "L2 would leave the variance"),
-        ({"loss": HybridLoss()}, "HybridBound needs a network that tells its variance: use the LearnedVariance"),
+        (VARIANCE | {"loss": L2(SNRWeight())}, "L2 would leave the variance"),
+        ({"loss": HybridLoss()}, "HybridLoss needs a network that predicts its variance: use the LearnedVariance"),
         (
-            TOLD | {"loss": HybridLoss(), "denoiser": UNet(1, 8, [1], 1)},
+            VARIANCE | {"loss": HybridLoss(), "denoiser": UNet(1, 8, [1], 1)},
             "LearnedVariance needs 2 output channels for images of 1 and the network has 1: "
             "set --model.denoiser.out_channels 2",
         ),
@@ -118,30 +123,36 @@ TOLD = {"parameterization": LearnedVariance(Eps()), "denoiser": UNet(1, 8, [1], 
             "Eps needs 3 output channels for images of 3 and the network has 6: set --model.denoiser.out_channels 3",
         ),
     ],
-    ids=["variance with L1", "variance with L2", "a bound without variance", "too few channels", "too many channels"],
+    ids=[
+        "variance with L1",
+        "variance with L2",
+        "hybrid loss without variance",
+        "too few channels",
+        "too many channels",
+    ],
 )
-def test_a_variance_needs_its_loss_and_its_channels_before_anything_is_trained(
-    parts: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+def test_a_variance_needs_its_loss_and_its_channels(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         tiny_module(degradation=GaussianNoise(10), **parts)
-    tiny_module(degradation=GaussianNoise(10), **TOLD | {"loss": HybridLoss()})
+    tiny_module(degradation=GaussianNoise(10), **VARIANCE | {"loss": HybridLoss()})
 
 
 @pytest.mark.parametrize("parameterization", [X0(), Residual(), V()])
-def test_noise_takes_every_parameterization(parameterization: Parameterization) -> None:
+def test_gaussian_noise_takes_every_parameterization(parameterization: Parameterization) -> None:
     module = tiny_module(degradation=GaussianNoise(10), parameterization=parameterization, loss=L2(SNRWeight(clip=5.0)))
     assert module(IMAGES, TIMES).isfinite().all()
 
 
-def test_a_walk_from_part_of_the_way_starts_there() -> None:
+def test_sampling_starts_at_t_start() -> None:
     module, times = tiny_module(sampler=Cold()), []
-    module.walk(IMAGES, 0.5, on_step=lambda step: times.append(step.t))
+    module.sample_from(IMAGES, 0.5, sampling=module.sampling.replace(on_step=lambda step: times.append(step.t)))
     assert times == [0.5, 0.25, 0.0]
-    assert torch.equal(module.walk(IMAGES, 0.5, sampler=Direct()), module(IMAGES, torch.full((4,), 0.5)))
+    assert torch.equal(
+        module.sample_from(IMAGES, 0.5, sampling=SamplingConfig(Direct())), module(IMAGES, torch.full((4,), 0.5))
+    )
 
 
-def test_one_batch_can_be_learnt_by_heart() -> None:
+def test_one_batch_can_be_memorized() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -168,10 +179,10 @@ def test_one_batch_can_be_learnt_by_heart() -> None:
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_train_validate_and_generate(tmp_path: Path, precision: str) -> None:
     module = tiny_module(parameterization=Residual(), prior=HeldOutImages(4))
-    looks = [EMA(), RestorationMetrics(), Generation(4)]
-    trainer = tiny_trainer(tmp_path, *looks, max_epochs=1, precision=precision)
+    callbacks = [EMA(), RestorationMetrics(), Generation(4)]
+    trainer = tiny_trainer(tmp_path, *callbacks, max_epochs=1, precision=precision)
     trainer.fit(module, datamodule=Stored(8, batch_size=4))
-    exact = tiny_trainer(tmp_path, *looks, max_epochs=1)
+    exact = tiny_trainer(tmp_path, *callbacks, max_epochs=1)
     other = tiny_module(parameterization=Residual(), prior=HeldOutImages(4))
     exact.fit(other, datamodule=Stored(8, batch_size=4))
     for name in ("val/loss", "val/rmse/sampled"):
@@ -203,7 +214,7 @@ def test_a_plateau_scheduler_follows_its_monitor(tmp_path: Path) -> None:
     )
     trainer = tiny_trainer(tmp_path, max_epochs=3)
     trainer.fit(module, datamodule=Stored(8, batch_size=4))
-    # The first validation sets the mark; the second and the third do not get below it.
+    # The first validation sets the best loss; the second and the third do not improve it.
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-11)
 
 
@@ -240,7 +251,7 @@ def test_a_checkpoint_of_the_command_line_loads_by_its_path_alone(checkpoint: Pa
     assert module.prior.state["shape"].tolist() == [1, 8, 8]
 
 
-def test_a_module_made_in_python_saves_no_live_objects(tmp_path: Path) -> None:
+def test_a_module_made_in_python_saves_no_objects_as_arguments(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, max_epochs=1)
     module = tiny_module(sampler=Cold(), prior=HeldOutImages(3), optimizer=torch.optim.SGD)
     trainer.fit(module, datamodule=Stored(8, batch_size=4))
@@ -248,15 +259,15 @@ def test_a_module_made_in_python_saves_no_live_objects(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
     live = {"degradation", "denoiser", "sampler", "prior", "optimizer"}
     assert not live & set(saved.get("hyper_parameters", {}))
-    again = RestorationModule.load_from_checkpoint(
+    loaded = RestorationModule.load_from_checkpoint(
         tmp_path / "model.ckpt", degradation=blur(), denoiser=Tiny(), prior=HeldOutImages(3), weights_only=True
     )
-    torch.testing.assert_close(again(IMAGES, TIMES), module(IMAGES, TIMES))
-    assert torch.equal(again.prior.state["pictures"], module.prior.state["pictures"])
+    torch.testing.assert_close(loaded(IMAGES, TIMES), module(IMAGES, TIMES))
+    assert torch.equal(loaded.prior.state["images"], module.prior.state["images"])
 
 
 def test_resuming_at_the_end_of_an_epoch_is_the_same_as_not_stopping(tmp_path: Path) -> None:
-    class Epochs(Callback):
+    class BatchOrder(Callback):
         def __init__(self) -> None:
             self.order: list[list[int]] = []
 
@@ -271,18 +282,18 @@ def test_resuming_at_the_end_of_an_epoch_is_the_same_as_not_stopping(tmp_path: P
             optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
             lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
         )
-        saved, seen = ModelCheckpoint(tmp_path / name, save_last=True, save_top_k=0), Epochs()
+        saved, batch_order = ModelCheckpoint(tmp_path / name, save_last=True, save_top_k=0), BatchOrder()
         trainer = tiny_trainer(
             tmp_path,
-            seen,
+            batch_order,
             EMA(0.9, every_n_steps=3),
-            RestorationMetrics(every=2),
+            RestorationMetrics(every_n_validations=2),
             saved,
             max_epochs=epochs,
             enable_checkpointing=True,
         )
         trainer.fit(module, datamodule=Stored(8, batch_size=4, seed=3), ckpt_path=resume, weights_only=True)
-        return torch.load(tmp_path / name / "last.ckpt", weights_only=True), seen.order
+        return torch.load(tmp_path / name / "last.ckpt", weights_only=True), batch_order.order
 
     whole, order = fit("whole", 5)
     _, before = fit("part", 2)

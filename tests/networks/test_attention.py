@@ -1,11 +1,11 @@
-"""The stages' attention against torch's multi-head attention of the same weights, and who hears the tokens."""
+"""The stages' attention against torch's multi-head attention of the same weights, and the influence of tokens."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_lightning.networks.blocks import ResidualBlock
 from diffusion_lightning.networks.attention import Attention, CrossAttention, Stage
+from diffusion_lightning.networks.blocks import ResidualBlock
 
 WIDTHS = pytest.mark.parametrize(
     ("channels", "head_channels", "heads"),
@@ -21,8 +21,8 @@ def _seed():
         yield
 
 
-def drawn(layer: nn.Module) -> nn.Module:
-    """The layer in float64 with every weight drawn at random, norms and zeros as well."""
+def randomized(layer: nn.Module) -> nn.Module:
+    """The layer in float64 with random parameters everywhere, those of norms and of zeroed layers included."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     return layer.double()
@@ -33,21 +33,21 @@ def image(channels: int) -> Tensor:
 
 
 def reference(layer, heads: int, projections: dict[str, Tensor], bias: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
-    """x plus what ``nn.MultiheadAttention`` makes of its normed pixels and the tokens, or of the pixels alone."""
+    """x plus the output of ``nn.MultiheadAttention`` for its normalized pixels and the tokens."""
     channels = x.shape[1]
-    torchs = nn.MultiheadAttention(
+    attention = nn.MultiheadAttention(
         channels, heads, kdim=tokens.shape[-1], vdim=tokens.shape[-1], batch_first=True, dtype=torch.float64
     )
-    given = {**projections, "in_proj_bias": bias}
-    given |= {"out_proj.weight": layer.output.weight, "out_proj.bias": layer.output.bias}
-    torchs.load_state_dict(given)
+    weights = {**projections, "in_proj_bias": bias}
+    weights |= {"out_proj.weight": layer.output.weight, "out_proj.bias": layer.output.bias}
+    attention.load_state_dict(weights)
     pixels = layer.norm(x).flatten(2).mT
-    return x + torchs(pixels, tokens, tokens, need_weights=False)[0].mT.reshape(x.shape)
+    return x + attention(pixels, tokens, tokens, need_weights=False)[0].mT.reshape(x.shape)
 
 
 @WIDTHS
-def test_self_attention_is_torch_s_multi_head_attention_over_the_pixels(channels, head_channels, heads):
-    layer, x = drawn(Attention(channels, head_channels)), image(channels)
+def test_self_attention_equals_torch_s_over_the_pixels(channels, head_channels, heads):
+    layer, x = randomized(Attention(channels, head_channels)), image(channels)
     joint = layer.query_key_value
     expected = reference(
         layer, heads, {"in_proj_weight": joint.weight}, joint.bias, x, layer.norm(x).flatten(2).mT.contiguous()
@@ -56,8 +56,8 @@ def test_self_attention_is_torch_s_multi_head_attention_over_the_pixels(channels
 
 
 @WIDTHS
-def test_cross_attention_is_torch_s_multi_head_attention_of_pixels_to_tokens(channels, head_channels, heads):
-    layer, x = drawn(CrossAttention(channels, 6, head_channels)), image(channels)
+def test_cross_attention_equals_torch_s_from_pixels_to_tokens(channels, head_channels, heads):
+    layer, x = randomized(CrossAttention(channels, 6, head_channels)), image(channels)
     tokens = torch.randn(3, 7, 6, dtype=torch.float64)
     key, value = layer.key_value.weight.chunk(2)
     projections = {"q_proj_weight": layer.query.weight, "k_proj_weight": key, "v_proj_weight": value}
@@ -65,14 +65,14 @@ def test_cross_attention_is_torch_s_multi_head_attention_of_pixels_to_tokens(cha
     torch.testing.assert_close(layer(x, tokens), reference(layer, heads, projections, bias, x, tokens))
 
 
-def test_one_token_is_added_to_all_pixels_alike_whatever_they_show():
-    layer, x, token = drawn(CrossAttention(8, 3)), image(8), torch.randn(3, 1, 3, dtype=torch.float64)
-    heard = layer.output(layer.key_value(token).chunk(2, dim=2)[1])[:, 0, :, None, None]
-    torch.testing.assert_close(layer(x, token), x + heard)
+def test_a_single_token_adds_the_same_value_to_all_pixels():
+    layer, x, token = randomized(CrossAttention(8, 3)), image(8), torch.randn(3, 1, 3, dtype=torch.float64)
+    value = layer.output(layer.key_value(token).chunk(2, dim=2)[1])[:, 0, :, None, None]
+    torch.testing.assert_close(layer(x, token), x + value)
 
 
-def test_the_order_of_the_tokens_is_not_heard_but_each_of_them_is():
-    layer, x, tokens = drawn(CrossAttention(8, 3)), image(8), torch.randn(3, 5, 3, dtype=torch.float64)
+def test_each_token_matters_and_their_order_does_not():
+    layer, x, tokens = randomized(CrossAttention(8, 3)), image(8), torch.randn(3, 5, 3, dtype=torch.float64)
     torch.testing.assert_close(layer(x, tokens[:, [4, 2, 0, 1, 3]]), layer(x, tokens))
     for place in range(5):
         changed = tokens.clone()
@@ -80,14 +80,14 @@ def test_the_order_of_the_tokens_is_not_heard_but_each_of_them_is():
         assert (layer(x, changed) - layer(x, tokens)).abs().max() > 1e-3, place
 
 
-def test_both_attentions_start_as_nothing():
+def test_both_attentions_are_zero_at_initialization():
     x = torch.randn(2, 16, 4, 4)
     assert torch.equal(Attention(16)(x), x)
     assert torch.equal(CrossAttention(16, 5)(x, torch.randn(2, 3, 5)), x)
 
 
-def test_a_stage_is_its_blocks_then_self_attention_then_attention_to_the_tokens():
-    stage = drawn(Stage(8, 6, 2, attention=True, token_dim=3))
+def test_a_stage_is_blocks_then_self_attention_then_cross_attention():
+    stage = randomized(Stage(8, 6, 2, attention=True, token_dim=3))
     x, embedding = image(8), torch.randn(3, 6, dtype=torch.float64)
     tokens = torch.randn(3, 5, 3, dtype=torch.float64)
     first, second = stage.blocks
@@ -97,7 +97,7 @@ def test_a_stage_is_its_blocks_then_self_attention_then_attention_to_the_tokens(
     end, kept = stage(x, embedding, tokens)
     torch.testing.assert_close(end, stage.cross_attention(mixed, tokens))
     torch.testing.assert_close(kept, outputs)
-    torch.testing.assert_close(stage(x, embedding)[0], mixed, msg="without tokens the cross-attention is left out")
+    torch.testing.assert_close(stage(x, embedding)[0], mixed, msg="without tokens the cross-attention is skipped")
     skips = [torch.randn_like(x), torch.randn_like(x)]
     mirrored = second(first(x + skips[1], embedding) + skips[0], embedding)
     torch.testing.assert_close(stage(x, embedding, tokens, skips)[1][1], mirrored)

@@ -17,14 +17,14 @@ def _seed():
 
 
 def resampled(x, up):
-    """Each pixel four times, or the mean of each four."""
+    """Each pixel repeated four times, or the mean of each four."""
     if up:
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
 
 
 @UP_AND_DOWN
-def test_it_is_resampled_between_the_activation_and_the_convolution_and_so_is_the_skip(up):
+def test_both_branches_are_resampled_before_their_first_convolution(up):
     block = ResidualResample(16, 24, 5, up).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -46,6 +46,6 @@ def test_it_is_resampled_between_the_activation_and_the_convolution_and_so_is_th
 
 
 @UP_AND_DOWN
-def test_it_starts_as_its_skip(up):
+def test_it_equals_its_skip_connection_at_initialization(up):
     block, x = ResidualResample(8, 16, 5, up), torch.randn(2, 8, 4, 4)
     torch.testing.assert_close(block(x, torch.randn(2, 5)), block.skip(resampled(x, up)))

@@ -1,13 +1,14 @@
 """The U-Net: shapes, sizes, dependence on time and condition, gradients, errors, copies and export."""
 
 import copy
+import inspect
 import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from diffusion_lightning.networks import UNet
+from diffusion_lightning.networks import Network, UNet
 from diffusion_lightning.networks.attention import Attention, CrossAttention
 
 
@@ -22,8 +23,8 @@ def small(**arguments) -> UNet:
     return UNet(**{"channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1, **arguments})
 
 
-def awake(network: UNet) -> UNet:
-    """The network with its zeroed layers drawn at random, as training leaves them."""
+def randomized(network: UNet) -> UNet:
+    """The network with random parameters in its zeroed layers, as after training."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.any():
             layer.reset_parameters()
@@ -37,19 +38,19 @@ def awake(network: UNet) -> UNet:
 @pytest.mark.parametrize("channels", [1, 2, 5], ids="{} channels".format)
 def test_output_has_the_shape_of_the_input(channels, size, levels):
     x = torch.randn(2, channels, *size)
-    output = awake(small(channels=channels, multipliers=[1] * levels))(x, torch.rand(2))
+    output = randomized(small(channels=channels, multipliers=[1] * levels))(x, torch.rand(2))
     assert output.shape == x.shape
     assert output.dtype == x.dtype
     assert output.isfinite().all()
 
 
-def test_padding_does_not_reach_images_that_need_none():
-    network, x, t = awake(small()), torch.randn(1, 1, 8, 8), torch.rand(1)
+def test_padding_repeats_the_last_row_and_column():
+    network, x, t = randomized(small()), torch.randn(1, 1, 8, 8), torch.rand(1)
     padded = torch.nn.functional.pad(x[..., :7], (0, 1, 0, 0), mode="replicate")
     torch.testing.assert_close(network(x[..., :7], t), network(padded, t)[..., :7])
 
 
-def test_out_channels_are_apart_from_channels():
+def test_out_channels_can_differ_from_channels():
     assert small(channels=3, out_channels=6)(torch.randn(2, 3, 8, 8), torch.rand(2)).shape == (2, 6, 8, 8)
 
 
@@ -71,34 +72,34 @@ def test_sizes_are_as_documented(millions, arguments):
     assert count == pytest.approx(1e6 * millions, rel=0.03)
 
 
-def test_output_is_zero_at_the_start():
+def test_output_is_zero_at_initialization():
     assert not small()(torch.randn(2, 1, 8, 8), torch.rand(2)).any()
 
 
 def test_time_matters_everywhere_in_the_unit_interval():
-    network = awake(small(width=16))
+    network = randomized(small(width=16))
     x = torch.randn(1, 1, 16, 16).expand(11, -1, -1, -1)
     outputs = network(x, torch.linspace(0, 1, 11))
     for (i, one), (j, other) in itertools.combinations(enumerate(outputs), 2):
-        assert (one - other).std() > 0.02 * one.std(), f"t = {i / 10} and t = {j / 10} look alike"
+        assert (one - other).std() > 0.02 * one.std(), f"t = {i / 10} and t = {j / 10} are too similar"
 
 
 def test_neighbours_on_a_grid_of_a_thousand_differ():
-    network, x = awake(small()), torch.randn(1, 1, 8, 8)
+    network, x = randomized(small()), torch.randn(1, 1, 8, 8)
     one, other = network(x, torch.tensor([0.5])), network(x, torch.tensor([0.501]))
     assert (one - other).std() > 1e-3 * one.std()
 
 
 def test_images_of_a_batch_are_independent():
-    network = awake(small(attention=[1, 2], condition_dim=3, token_dim=5, resample="residual"))
-    given = torch.randn(4, 1, 12, 12), torch.rand(4), torch.randn(4, 3), torch.randn(4, 6, 5)
-    alone = torch.cat([network(*(part[i : i + 1] for part in given)) for i in range(4)])
-    torch.testing.assert_close(network(*given), alone, rtol=1e-5, atol=1e-5)
+    network = randomized(small(attention=[1, 2], condition_dim=3, token_dim=5, resample="residual"))
+    inputs = torch.randn(4, 1, 12, 12), torch.rand(4), torch.randn(4, 3), torch.randn(4, 6, 5)
+    alone = torch.cat([network(*(part[i : i + 1] for part in inputs)) for i in range(4)])
+    torch.testing.assert_close(network(*inputs), alone, rtol=1e-5, atol=1e-5)
 
 
-def test_the_image_stays_where_it_is():
-    """A change of one pixel changes the output most around that pixel: nothing is shifted or flipped."""
-    network = awake(small(attention=[]))
+def test_the_image_is_neither_shifted_nor_flipped():
+    """A change of one pixel changes the output most around that pixel."""
+    network = randomized(small(attention=[]))
     x, t = torch.randn(1, 1, 16, 16), torch.rand(1)
     bumped = x.clone()
     bumped[..., 3, 12] += 1
@@ -110,26 +111,26 @@ def test_the_image_stays_where_it_is():
 
 @pytest.mark.parametrize("resample", ["convolution", "residual"])
 @pytest.mark.parametrize(
-    ("condition_dim", "token_dim", "given"),
+    ("condition_dim", "token_dim", "conditional"),
     [(0, 0, False), (5, 0, True), (5, 0, False), (5, 3, True), (0, 3, True)],
-    ids=["no condition", "vector", "vector left out", "vector and tokens", "tokens"],
+    ids=["no condition", "pooled", "pooled left out", "pooled and tokens", "tokens"],
 )
-def test_every_parameter_takes_part(condition_dim, token_dim, given, resample):
-    """A parameter without a gradient makes DDP wait for it for ever."""
+def test_every_parameter_gets_a_gradient(condition_dim, token_dim, conditional, resample):
+    """DDP waits forever for a parameter without a gradient."""
     wide = {"multipliers": [1, 2, 2], "attention": [2, 4], "resample": resample}
-    network = awake(small(condition_dim=condition_dim, token_dim=token_dim, cross_attention=None, **wide)).train()
-    vector = torch.randn(3, condition_dim) if given and condition_dim else None
-    tokens = torch.randn(3, 4, token_dim) if given and token_dim else None
-    network(torch.randn(3, 1, 16, 16), torch.rand(3), vector, tokens).square().sum().backward()
+    network = randomized(small(condition_dim=condition_dim, token_dim=token_dim, cross_attention=None, **wide)).train()
+    pooled = torch.randn(3, condition_dim) if conditional and condition_dim else None
+    tokens = torch.randn(3, 4, token_dim) if conditional and token_dim else None
+    network(torch.randn(3, 1, 16, 16), torch.rand(3), pooled, tokens).square().sum().backward()
     unused = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert not unused
-    if given or not condition_dim:
-        still = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
-        assert not still
+    if conditional or not condition_dim:
+        untrained = [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
+        assert not untrained
 
 
-def test_tokens_are_heard_at_the_levels_named_and_where_there_is_self_attention_by_default():
-    def hearing(**arguments):
+def test_cross_attention_is_at_the_named_levels_or_with_self_attention():
+    def levels_with_cross_attention(**arguments):
         network = small(multipliers=[1, 1, 2], token_dim=3, **arguments)
         levels = [
             [2**level for level, stage in enumerate(stages) if stage.cross_attention is not None]
@@ -138,14 +139,14 @@ def test_tokens_are_heard_at_the_levels_named_and_where_there_is_self_attention_
         assert levels[0] == levels[1]
         return levels[0]
 
-    assert hearing() == [4]
-    assert hearing(attention=[1, 4]) == [1, 4]
-    assert hearing(attention=[4], cross_attention=[1, 2]) == [1, 2]
-    assert hearing(cross_attention=[]) == []
+    assert levels_with_cross_attention() == [4]
+    assert levels_with_cross_attention(attention=[1, 4]) == [1, 4]
+    assert levels_with_cross_attention(attention=[4], cross_attention=[1, 2]) == [1, 2]
+    assert levels_with_cross_attention(cross_attention=[]) == []
 
 
-def test_tokens_matter_in_no_order_and_none_leaves_the_cross_attention_out():
-    network, plain = awake(small(token_dim=3, attention=[1, 2])), small(attention=[1, 2]).eval()
+def test_tokens_matter_in_any_order_and_none_skips_cross_attention():
+    network, plain = randomized(small(token_dim=3, attention=[1, 2])), small(attention=[1, 2]).eval()
     shared = plain.state_dict().keys()
     plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in shared})
     x, t, tokens = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 5, 3)
@@ -154,13 +155,13 @@ def test_tokens_matter_in_no_order_and_none_leaves_the_cross_attention_out():
     torch.testing.assert_close(network(x, t, None, tokens.flip(1)), network(x, t, None, tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_head_channels_are_those_of_every_attention():
+def test_head_channels_hold_for_every_attention():
     network = small(width=16, attention=[1, 2], token_dim=3, head_channels=8)
     heads = [layer.heads for layer in network.modules() if isinstance(layer, Attention | CrossAttention)]
     assert heads == [2, 2, 4, 4] * 2
 
 
-def test_weights_have_the_names_of_older_checkpoints_and_options_only_add_to_them():
+def test_weights_keep_their_names_and_options_only_add_to_them():
     block = ["modulation", "conv1", "conv2"]
     attention = ["norm", "query_key_value", "output"]
     layers = ["time.inner", "time.outer", "stem", "downsample.0", "upsample.0", "norm", "output"]
@@ -175,10 +176,10 @@ def test_weights_have_the_names_of_older_checkpoints_and_options_only_add_to_the
 
 
 def test_condition_matters_and_none_is_zeros():
-    network = awake(small(condition_dim=4))
-    x, t, vector = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 4)
+    network = randomized(small(condition_dim=4))
+    x, t, pooled = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 4)
     torch.testing.assert_close(network(x, t), network(x, t, torch.zeros(2, 4)))
-    assert (network(x, t, vector) - network(x, t)).std() > 0.02
+    assert (network(x, t, pooled) - network(x, t)).std() > 0.02
 
 
 def test_one_batch_can_be_overfitted():
@@ -197,26 +198,26 @@ def test_one_batch_can_be_overfitted():
 
 
 def test_dropout_acts_in_training_only():
-    network, x, t = awake(small(dropout=0.5)), torch.randn(2, 1, 8, 8), torch.rand(2)
+    network, x, t = randomized(small(dropout=0.5)), torch.randn(2, 1, 8, 8), torch.rand(2)
     torch.testing.assert_close(network(x, t), network(x, t))
     network.train()
     assert not torch.equal(network(x, t), network(x, t))
 
 
-def test_dtypes():
-    network, x, t = awake(small(condition_dim=2, token_dim=3)), torch.randn(2, 1, 9, 9), torch.rand(2)
-    told = torch.ones(2, 2), torch.randn(2, 4, 3)
-    exact = network.double()(x.double(), t, *told)
+def test_float64_and_bfloat16_give_the_same_output():
+    network, x, t = randomized(small(condition_dim=2, token_dim=3)), torch.randn(2, 1, 9, 9), torch.rand(2)
+    conditions = torch.ones(2, 2), torch.randn(2, 4, 3)
+    exact = network.double()(x.double(), t, *conditions)
     assert exact.dtype == torch.float64
     network.float()
-    torch.testing.assert_close(network(x, t, *told).double(), exact, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network(x, t, *conditions).double(), exact, rtol=1e-3, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = network(x, t, *told)
+        rough = network(x, t, *conditions)
     assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 def test_copies_and_saved_weights_compute_the_same():
-    network, x, t = awake(small(condition_dim=2)), torch.randn(2, 1, 8, 8), torch.rand(2)
+    network, x, t = randomized(small(condition_dim=2)), torch.randn(2, 1, 8, 8), torch.rand(2)
     expected = network(x, t)
     twin = small(condition_dim=2).eval()
     twin.load_state_dict(network.state_dict())
@@ -229,13 +230,13 @@ def test_copies_and_saved_weights_compute_the_same():
     assert not list(network.buffers())
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["told nothing", "told a vector and tokens"])
-def test_export_computes_the_same(told):
-    network = awake(small(condition_dim=2, token_dim=3, resample="residual") if told else small())
-    given = (torch.randn(2, 1, 9, 10), torch.rand(2))
-    given += (torch.randn(2, 2), torch.randn(2, 4, 3)) if told else ()
-    program = torch.export.export(network, given)
-    torch.testing.assert_close(program.module()(*given), network(*given), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("conditional", [False, True], ids=["no condition", "pooled and tokens"])
+def test_export_computes_the_same(conditional):
+    network = randomized(small(condition_dim=2, token_dim=3, resample="residual") if conditional else small())
+    inputs = (torch.randn(2, 1, 9, 10), torch.rand(2))
+    inputs += (torch.randn(2, 2), torch.randn(2, 4, 3)) if conditional else ()
+    program = torch.export.export(network, inputs)
+    torch.testing.assert_close(program.module()(*inputs), network(*inputs), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_export_computes_the_same(told):
         ({"multipliers": []}, "got []: for example [1, 2, 2]"),
         ({"multipliers": [1, 0]}, "got [1, 0]"),
         ({"blocks": 0}, "blocks must be at least 1, got 0"),
-        ({"attention": [2, 8]}, "attention [8] is at no level: 2 multipliers make factors [1, 2]"),
+        ({"attention": [2, 8]}, "attention [8] is at no level: 2 multipliers make the factors [1, 2]"),
         ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
         ({"condition_dim": -1}, "condition_dim must not be negative, got -1"),
         ({"token_dim": -1}, "token_dim must not be negative, got -1"),
@@ -257,9 +258,9 @@ def test_export_computes_the_same(told):
         ({"head_channels": 0}, "head_channels must be at least 1, got 0"),
         ({"resample": "bilinear"}, "resample must be convolution or residual, got bilinear"),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_bad_arguments_are_named(arguments, message):
+def test_wrong_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011  (the message is compared below, without escaping)
         small(**arguments)
     assert message in str(error.value)
@@ -271,20 +272,35 @@ def test_bad_arguments_are_named(arguments, message):
     [
         ((2, 3, 8, 8), {}, "expected 1 channel, got 3: set --model.denoiser.channels 3"),
         ((1, 8, 8), {}, "expected images (B, C, H, W), got a shape of (1, 8, 8)"),
-        ((2, 1, 8, 8), {"tokens": torch.ones(2, 4, 8)}, "no tokens, got some of 8: set --model.denoiser.token_dim 8"),
-        ((2, 1, 8, 8), {"vector": torch.ones(2, 7)}, "set --model.denoiser.condition_dim 7"),
+        (
+            (2, 1, 8, 8),
+            {"tokens": torch.ones(2, 4, 8)},
+            "no tokens, got tokens of width 8: set --model.denoiser.token_dim 8",
+        ),
+        ((2, 1, 8, 8), {"pooled": torch.ones(2, 7)}, "set --model.denoiser.condition_dim 7"),
     ],
-    ids=["channels", "three dimensions", "tokens", "unexpected vector"],
+    ids=["channels", "three dimensions", "tokens", "unexpected pooled embedding"],
 )
-def test_bad_inputs_are_named(x, conditions, message):
+def test_wrong_inputs_are_rejected(x, conditions, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         small()(torch.randn(*x), torch.rand(2), **conditions)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_vector_or_tokens_of_another_width_are_named():
+def test_embeddings_of_another_width_are_rejected():
     with pytest.raises(ValueError, match=r"set --model\.denoiser\.condition_dim 7"):
         small(condition_dim=3)(torch.randn(2, 1, 8, 8), torch.rand(2), torch.ones(2, 7))
-    with pytest.raises(ValueError, match=r"tokens of width 3, got some of 7: set --model\.denoiser\.token_dim 7"):
+    with pytest.raises(ValueError, match=r"width 3, got tokens of width 7: set --model\.denoiser\.token_dim 7"):
         small(token_dim=3)(torch.randn(2, 1, 8, 8), torch.rand(2), None, torch.ones(2, 4, 7))
+
+
+def test_it_is_an_instance_of_the_network_protocol():
+    network: Network = small()
+    assert isinstance(network, Network)
+    assert isinstance(small(condition_dim=3, token_dim=5), Network)
+    names = list(inspect.signature(Network.forward).parameters)
+    assert list(inspect.signature(UNet.forward).parameters) == names == ["self", "x", "t", "pooled", "tokens"]
+    assert network.image_channels == (1, 1)
+    assert small(channels=3, out_channels=6).image_channels == (3, 6)
+    assert not isinstance(object(), Network)

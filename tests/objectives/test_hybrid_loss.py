@@ -1,4 +1,4 @@
-"""The hybrid loss against numbers written out from the paper's formulas, and what its bound must not teach."""
+"""The hybrid loss against the paper's formulas, and the gradients that its two terms must not have."""
 
 import math
 
@@ -6,72 +6,73 @@ import pytest
 import torch
 from helpers.degradation_cases import DEGRADATIONS, cases
 
-from diffusion_lightning.objectives.hybrid_loss import HybridLoss
+from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.degradations import GaussianNoise
-from diffusion_lightning.objectives.learned_variance import log_variance
-from diffusion_lightning.objectives.losses import L2
-from diffusion_lightning.objectives.loss_weights import SNRWeight
 from diffusion_lightning.degradations.noise_schedules import VE
 from diffusion_lightning.degradations.posterior import discretized_gaussian_nll
-from diffusion_lightning.core.types import Prediction
+from diffusion_lightning.objectives.hybrid_loss import HybridLoss
+from diffusion_lightning.objectives.learned_variance import log_variance
+from diffusion_lightning.objectives.loss_weights import SNRWeight
+from diffusion_lightning.objectives.losses import L2
 
-NOT_HOT = cases(lambda degradation: not (degradation.hot and degradation.gaussian_noise))
+NOT_GAUSSIAN = cases(lambda degradation: not degradation.is_gaussian_diffusion)
 
 
-def test_it_is_the_sum_that_the_paper_writes():
-    """Two steps of T = 4: KL of eq. 6 with the mean of eq. 13 at t = 3, and the discretised Gaussian at t = 1."""
+def test_it_is_the_paper_s_sum():
+    """Two steps of T = 4: KL of eq. 6 with the mean of eq. 13 at t = 3, and the discretized Gaussian at t = 1."""
     degradation = GaussianNoise(4, "linear")
     bar = degradation.schedule.alpha_bar(4).tolist()
-    x0, guess, f = -1 + 2 * 100 / 255, -0.1, 0.2
+    x0, x0_pred, v = -1 + 2 * 100 / 255, -0.1, 0.2
     # t = 3.
     beta = 1 - bar[3] / bar[2]
     tilde = (1 - bar[2]) / (1 - bar[3]) * beta
-    variance = math.exp((f + 1) / 2 * math.log(beta) + (1 - f) / 2 * math.log(tilde))
-    difference = math.sqrt(bar[2]) * beta / (1 - bar[3]) * (x0 - guess)
-    divergence = 0.5 * (math.log(variance / tilde) + tilde / variance - 1 + difference**2 / variance)
+    variance = math.exp((v + 1) / 2 * math.log(beta) + (1 - v) / 2 * math.log(tilde))
+    distance = math.sqrt(bar[2]) * beta / (1 - bar[3]) * (x0 - x0_pred)
+    divergence = 0.5 * (math.log(variance / tilde) + tilde / variance - 1 + distance**2 / variance)
     snr = bar[3] / (1 - bar[3])
-    third = snr * (x0 - guess) ** 2 + 0.001 * 4 * divergence / math.log(2)
+    third = snr * (x0 - x0_pred) ** 2 + 0.001 * 4 * divergence / math.log(2)
     # t = 1: β_1 and β̃_2.
     beta_1, tilde_2 = 1 - bar[1], (1 - bar[1]) / (1 - bar[2]) * (1 - bar[2] / bar[1])
-    deviation = math.exp(((f + 1) / 2 * math.log(beta_1) + (1 - f) / 2 * math.log(tilde_2)) / 2)
-    cdf = [0.5 * (1 + math.erf((x0 + side / 255 - guess) / deviation / math.sqrt(2))) for side in (-1, 1)]
+    std = math.exp(((v + 1) / 2 * math.log(beta_1) + (1 - v) / 2 * math.log(tilde_2)) / 2)
+    cdf = [0.5 * (1 + math.erf((x0 + side / 255 - x0_pred) / std / math.sqrt(2))) for side in (-1, 1)]
     decoder = -math.log(cdf[1] - cdf[0])
-    first = bar[1] / (1 - bar[1]) * (x0 - guess) ** 2 + 0.001 * 4 * decoder / math.log(2)
+    first = bar[1] / (1 - bar[1]) * (x0 - x0_pred) ** 2 + 0.001 * 4 * decoder / math.log(2)
 
     t = torch.tensor([0.75, 0.25], dtype=torch.float64)
     ones = torch.ones(2, 1, 2, 2, dtype=torch.float64)
-    loss = HybridLoss()(Prediction(guess * ones, log_variance(degradation, t, f * ones)), x0 * ones, t, degradation)
+    loss = HybridLoss()(Prediction(x0_pred * ones, log_variance(degradation, t, v * ones)), x0 * ones, t, degradation)
     assert loss.tolist() == pytest.approx([third, first], rel=1e-12)
 
 
 def batch(degradation: GaussianNoise) -> tuple[torch.Tensor, ...]:
-    """x_0, a guess and an interpolation that take gradients, and every time of the grid twice."""
+    """Every time of the grid twice, x_0, and a prediction and an interpolation with gradients."""
     t = (torch.arange(1, degradation.steps + 1) / degradation.steps).repeat(2)
     generator = torch.Generator().manual_seed(0)
-    x0, guess, f = torch.rand(3, len(t), 1, 4, 4, generator=generator) * 2 - 1
-    return t, x0, guess.requires_grad_(), f.requires_grad_()
+    x0, x0_pred, v = torch.rand(3, len(t), 1, 4, 4, generator=generator) * 2 - 1
+    return t, x0, x0_pred.requires_grad_(), v.requires_grad_()
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", VE()], ids=["cosine", "linear", "VE"])
-def test_no_gradient_of_the_bound_reaches_the_mean_and_none_of_the_simple_loss_the_variance(schedule):
+def test_the_bound_trains_only_the_variance_and_l_simple_the_mean(schedule):
     degradation = GaussianNoise(30, schedule)
-    t, x0, guess, f = batch(degradation)
+    t, x0, x0_pred, v = batch(degradation)
 
     def gradients(loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return torch.autograd.grad(loss.mean(), (guess, f), allow_unused=True)
+        return torch.autograd.grad(loss.mean(), (x0_pred, v), allow_unused=True)
 
-    hybrid = gradients(HybridLoss()(Prediction(guess, log_variance(degradation, t, f)), x0, t, degradation))
-    simple = gradients(L2(SNRWeight())(guess, x0, t, degradation))
+    hybrid = gradients(HybridLoss()(Prediction(x0_pred, log_variance(degradation, t, v)), x0, t, degradation))
+    simple = gradients(L2(SNRWeight())(Prediction(x0_pred), x0, t, degradation))
     assert torch.equal(hybrid[0], simple[0])
     assert simple[1] is None
     assert hybrid[1].isfinite().all()
     assert (hybrid[1] != 0).any()
-    scaled = gradients(HybridLoss(scale=0.002)(Prediction(guess, log_variance(degradation, t, f)), x0, t, degradation))
+    prediction = Prediction(x0_pred, log_variance(degradation, t, v))
+    scaled = gradients(HybridLoss(scale=0.002)(prediction, x0, t, degradation))
     torch.testing.assert_close(scaled[1], 2 * hybrid[1])
 
 
-def test_the_best_variance_is_the_mean_squared_error_and_gradients_lead_there():
-    """E KL is least at β̃ + share² v with v = E(x_0 − x̂_0)²."""
+def test_the_best_variance_is_the_mean_squared_error():
+    """E KL has its minimum at v = E(x_0 − x̂_0)², and its gradients point there."""
     degradation = GaussianNoise(10)
     t, error = torch.full((1,), 0.6, dtype=torch.float64), torch.randn(1, 1, 100, 100, dtype=torch.float64)
     log_v = torch.full_like(error, math.log(0.3)).requires_grad_()
@@ -82,30 +83,31 @@ def test_the_best_variance_is_the_mean_squared_error_and_gradients_lead_there():
         assert gradient.sum().item() == pytest.approx(0, abs=1e-9) if sign == 0 else gradient.sum() * sign > 1e-5
 
 
-def test_times_off_the_grid_give_finite_terms_between_their_neighbours():
+def test_times_off_the_grid_have_terms_between_their_neighbours():
     degradation = GaussianNoise(10, "linear")
     t = torch.tensor([0.03, 0.1, 0.101, 0.15, 0.2, 0.5, 0.55, 0.6], dtype=torch.float64)
     ones = torch.ones(8, 1, 1, 1, dtype=torch.float64)
-    estimate = Prediction(0.3 * ones, log_variance(degradation, t, 0 * ones))
-    loss = HybridLoss(scale=1.0)(estimate, 0.32 * ones, t, degradation)
+    prediction = Prediction(0.3 * ones, log_variance(degradation, t, 0 * ones))
+    loss = HybridLoss(scale=1.0)(prediction, 0.32 * ones, t, degradation)
     assert loss.isfinite().all()
     assert loss[5] > loss[6] > loss[7]
-    decoder = discretized_gaussian_nll(0.32 * ones, *estimate).flatten()[:2] * 10 / math.log(2)
-    torch.testing.assert_close((loss - L2(SNRWeight())(0.3 * ones, 0.32 * ones, t, degradation))[:2], decoder)
+    decoder = discretized_gaussian_nll(0.32 * ones, *prediction).flatten()[:2] * 10 / math.log(2)
+    simple = L2(SNRWeight())(prediction, 0.32 * ones, t, degradation)
+    torch.testing.assert_close((loss - simple)[:2], decoder)
 
 
-def test_a_network_without_variance_is_refused_and_the_remedy_named():
+def test_a_network_without_variance_is_rejected_with_the_remedy():
     x = torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match="use the LearnedVariance parameterization and twice as many out_channels"):
-        HybridLoss()(x, x, torch.ones(1), GaussianNoise(10))
+        HybridLoss()(Prediction(x), x, torch.ones(1), GaussianNoise(10))
 
 
-@pytest.mark.parametrize("case", NOT_HOT)
-def test_degradations_without_a_gaussian_posterior_are_refused(case):
-    with pytest.raises(ValueError, match=r"HybridBound needs.*use L1 or L2"):
+@pytest.mark.parametrize("case", NOT_GAUSSIAN)
+def test_degradations_without_a_gaussian_posterior_are_rejected(case):
+    with pytest.raises(ValueError, match=r"HybridLoss needs.*use L1 or L2"):
         HybridLoss().check(DEGRADATIONS[case]())
 
 
-def test_a_weight_of_the_bound_out_of_range_is_refused():
+def test_a_negative_weight_of_the_bound_is_rejected():
     with pytest.raises(ValueError, match="scale=-1"):
         HybridLoss(scale=-1)

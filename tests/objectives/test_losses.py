@@ -1,25 +1,25 @@
-"""Losses and weights against hand-computed numbers, and the identities that make ε and v training weighted ones."""
+"""Losses and weights against numbers by hand, and the weights for which training x̂_0 is training ε or v."""
 
 import pytest
 import torch
 from helpers.degradation_cases import DEGRADATIONS, cases
 from helpers.oracles import dense_matrix
 
-from diffusion_lightning.degradations import Compose, Fade, GaussianBlur, GaussianNoise
-from diffusion_lightning.objectives.losses import L1, L2, Huber, SoftScoreMatching
-from diffusion_lightning.objectives.loss_weights import SNRWeight, PowerWeight
-from diffusion_lightning.degradations.noise_schedules import Karras
-from diffusion_lightning.objectives.parameterizations import EDM
 from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Prediction
+from diffusion_lightning.degradations import Compose, Fade, GaussianBlur, GaussianNoise
+from diffusion_lightning.degradations.noise_schedules import Karras
+from diffusion_lightning.objectives.loss_weights import PowerWeight, SNRWeight
+from diffusion_lightning.objectives.losses import L1, L2, Huber, SoftScoreMatching
+from diffusion_lightning.objectives.parameterizations import EDM
 
 CLEAN = torch.zeros(2, 1, 1, 4, dtype=torch.float64)
-RESTORED = torch.tensor([[1.0, -2.0, 0.0, 0.5], [0.25, 0.25, -0.25, 0.25]], dtype=torch.float64).view(2, 1, 1, 4)
+PREDICTED = torch.tensor([[1.0, -2.0, 0.0, 0.5], [0.25, 0.25, -0.25, 0.25]], dtype=torch.float64).view(2, 1, 1, 4)
 HALF = torch.full((2,), 0.5, dtype=torch.float64)
-SCALAR = cases(lambda degradation: degradation.scalar and degradation.noisy)
+HOT = cases(lambda degradation: degradation.hot)
 LINEAR = cases(lambda degradation: degradation.linear)
-OTHER = cases(lambda degradation: not (degradation.scalar and degradation.noisy))
+OTHER = cases(lambda degradation: not degradation.hot)
 
 
 @pytest.mark.parametrize(
@@ -33,19 +33,19 @@ OTHER = cases(lambda degradation: not (degradation.scalar and degradation.noisy)
     ],
     ids=["L1", "L2", "Huber(0.5)", "Huber()"],
 )
-def test_each_image_has_its_mean_distance(loss, expected):
-    each = loss(RESTORED, CLEAN, HALF, GaussianBlur())
-    assert each.tolist() == pytest.approx(expected, rel=1e-14)
+def test_each_image_has_its_mean_error(loss, expected):
+    per_image = loss(Prediction(PREDICTED), CLEAN, HALF, GaussianBlur())
+    assert per_image.tolist() == pytest.approx(expected, rel=1e-14)
 
 
-def test_a_weight_multiplies_each_image_by_its_own_number():
+def test_the_weight_of_its_time_multiplies_each_image_s_loss():
     t = torch.tensor([0.5, 0.25], dtype=torch.float64)
-    each = L1(PowerWeight(2.0))(RESTORED, CLEAN, t, GaussianBlur())
-    assert each.tolist() == pytest.approx([0.25 * 3.5 / 4, 0.0625 * 0.25], rel=1e-14)
+    per_image = L1(PowerWeight(2.0))(Prediction(PREDICTED), CLEAN, t, GaussianBlur())
+    assert per_image.tolist() == pytest.approx([0.25 * 3.5 / 4, 0.0625 * 0.25], rel=1e-14)
 
 
 @pytest.mark.parametrize("exponent", [1.0, -0.5, 0.0, 3.0])
-def test_power_weights_stop_growing_at_the_first_grid_point(exponent):
+def test_power_weights_are_constant_below_1_over_T(exponent):
     t = torch.tensor([0.0, 0.01, 0.1, 0.4, 1.0], dtype=torch.float64)
     weight = PowerWeight(exponent)(GaussianBlur(steps=10), t)
     assert weight.tolist() == pytest.approx([time**exponent for time in (0.1, 0.1, 0.1, 0.4, 1.0)], rel=1e-14)
@@ -54,26 +54,28 @@ def test_power_weights_stop_growing_at_the_first_grid_point(exponent):
 @pytest.mark.parametrize(
     ("weight", "target", "case"),
     [
-        *(pytest.param(SNRWeight(), lambda x0, z, alpha, sigma: z, case, id=f"SNR, ε and {case}") for case in SCALAR),
+        *(pytest.param(SNRWeight(), lambda x0, z, alpha, sigma: z, case, id=f"SNR, ε and {case}") for case in HOT),
         *(
-            pytest.param(SNRWeight(shift=1.0), lambda x0, z, alpha, sigma: alpha * z - sigma * x0, case, id=f"v and {case}")
+            pytest.param(
+                SNRWeight(shift=1.0), lambda x0, z, alpha, sigma: alpha * z - sigma * x0, case, id=f"v and {case}"
+            )
             for case in ("cosine noise", "linear noise", "noise in one step", "animorphosis")
         ),
     ],
 )
-def test_the_weighted_x0_error_is_the_error_of_what_that_guess_implies(weight, target, case):
-    """The guess x̂_0 and the seen x_t imply a noise ẑ = (x_t − α x̂_0)/σ; its error is the weighted error of x̂_0."""
+def test_the_weighted_x0_error_is_the_error_of_the_implied_target(weight, target, case):
+    """x̂_0 and x_t imply the noise ẑ = (x_t − α x̂_0)/σ, whose error is the weighted error of x̂_0."""
     degradation = DEGRADATIONS[case]()
     x0, z, error = torch.randn(3, 9, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     t = torch.linspace(0.2, 1, 9, dtype=torch.float64)
     alpha, sigma = append_dims(degradation.alpha(t), x0), append_dims(degradation.sigma(t), x0)
-    guess = x0 + error
-    implied = (alpha * x0 + sigma * z - alpha * guess) / sigma
-    expected = (target(guess, implied, alpha, sigma) - target(x0, z, alpha, sigma)).square().flatten(1).mean(1)
-    assert torch.allclose(L2(weight)(guess, x0, t, degradation), expected, rtol=1e-11, atol=0)
+    x0_pred = x0 + error
+    implied = (alpha * x0 + sigma * z - alpha * x0_pred) / sigma
+    expected = (target(x0_pred, implied, alpha, sigma) - target(x0, z, alpha, sigma)).square().flatten(1).mean(1)
+    assert torch.allclose(L2(weight)(Prediction(x0_pred), x0, t, degradation), expected, rtol=1e-11, atol=0)
 
 
-def test_the_snr_weight_is_alpha_squared_over_sigma_squared_clipped_and_shifted():
+def test_the_snr_weight_is_the_clipped_and_shifted_snr():
     degradation = GaussianNoise(steps=50)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     ratio = (degradation.alpha(t) / degradation.sigma(t)) ** 2
@@ -83,7 +85,7 @@ def test_the_snr_weight_is_alpha_squared_over_sigma_squared_clipped_and_shifted(
     assert torch.allclose(SNRWeight(shift=1.0, clip=5.0)(degradation, t), ratio.clamp(max=5) + 1, rtol=1e-12, atol=0)
 
 
-def test_shifted_by_the_data_s_precision_the_snr_is_edm_s_weight():
+def test_with_the_data_s_precision_as_shift_it_is_edm_s_weight():
     """(σ² + σ_d²)/(σ σ_d)² where α = 1, and 1/c_out² at any α."""
     t = torch.linspace(0.02, 1, 50, dtype=torch.float64)
     karras = GaussianNoise(steps=18, schedule=Karras())
@@ -91,8 +93,8 @@ def test_shifted_by_the_data_s_precision_the_snr_is_edm_s_weight():
     expected = (sigma**2 + 0.7**2) / (sigma * 0.7) ** 2
     assert torch.allclose(SNRWeight(shift=1 / 0.7**2)(karras, t), expected, rtol=1e-12, atol=0)
     cosine = GaussianNoise(steps=18)
-    out = EDM(0.7).coefficients(cosine, t).out
-    assert torch.allclose(SNRWeight(shift=1 / 0.7**2)(cosine, t), out**-2, rtol=1e-12, atol=0)
+    c_out = EDM(0.7).scalings(cosine, t).c_out
+    assert torch.allclose(SNRWeight(shift=1 / 0.7**2)(cosine, t), c_out**-2, rtol=1e-12, atol=0)
 
 
 def images(shape):
@@ -101,42 +103,49 @@ def images(shape):
 
 
 @pytest.mark.parametrize("case", LINEAR)
-def test_the_soft_score_loss_is_the_square_of_the_degraded_error(case):
-    """‖D_t (x̂_0 − x_0)‖² over the number of values, with D_t as a dense matrix of each image's own draws."""
+def test_the_soft_score_loss_is_the_squared_degraded_error(case):
+    """‖D_t (x̂_0 − x_0)‖² over the number of values, with D_t as the dense matrix for each image's parameters."""
     degradation = DEGRADATIONS[case]()
-    restored, clean, t = images((2, 5, 4))
+    predicted, clean, t = images((2, 5, 4))
     params = degradation.sample_params(clean, keyed_generator(1))
-    each = SoftScoreMatching()(restored, clean, t, degradation, params)
+    per_image = SoftScoreMatching()(Prediction(predicted), clean, t, degradation, params)
     for i in range(3):
         matrix = dense_matrix(degradation, (2, 5, 4), t[i : i + 1], params, i)
-        lost = matrix @ (restored[i] - clean[i]).flatten()
-        assert each[i].item() == pytest.approx((lost @ lost).item() / 40, rel=1e-11)
+        error = matrix @ (predicted[i] - clean[i]).flatten()
+        assert per_image[i].item() == pytest.approx((error @ error).item() / 40, rel=1e-11)
 
 
-def test_the_soft_score_loss_takes_the_weight_and_looks_at_the_draws():
+def test_the_soft_score_loss_uses_its_weight_and_the_parameters():
     degradation = Compose([Fade(steps=12, std=0.5, centre="random"), GaussianBlur(steps=4)])
-    restored, clean, t = images((1, 8, 8))
+    predicted, clean, t = images((1, 8, 8))
     params = degradation.sample_params(clean, keyed_generator(1))
-    each = SoftScoreMatching()(restored, clean, t, degradation, params)
+    per_image = SoftScoreMatching()(Prediction(predicted), clean, t, degradation, params)
     moved = params | {"0.centre": params["0.centre"].roll(1, 0) + 1}
-    assert ((SoftScoreMatching()(restored, clean, t, degradation, moved) / each - 1).abs() > 0.01).all()
-    assert torch.allclose(SoftScoreMatching(PowerWeight(2.0))(restored, clean, t, degradation, params), t**2 * each, rtol=1e-14)
+    other = SoftScoreMatching()(Prediction(predicted), clean, t, degradation, moved)
+    assert ((other / per_image - 1).abs() > 0.01).all()
+    weighted = SoftScoreMatching(PowerWeight(2.0))(Prediction(predicted), clean, t, degradation, params)
+    assert torch.allclose(weighted, t**2 * per_image, rtol=1e-14)
 
 
-@pytest.mark.parametrize("case", SCALAR)
+@pytest.mark.parametrize("case", HOT)
 def test_the_soft_score_loss_of_noise_is_alpha_squared_times_the_square(case):
     degradation = DEGRADATIONS[case]()
-    restored, clean, t = images((3, 4, 4))
-    expected = degradation.alpha(t) ** 2 * L2()(restored, clean, t, degradation)
-    assert torch.allclose(SoftScoreMatching()(restored, clean, t, degradation), expected, rtol=1e-11, atol=0)
+    predicted, clean, t = images((3, 4, 4))
+    expected = degradation.alpha(t) ** 2 * L2()(Prediction(predicted), clean, t, degradation)
+    assert torch.allclose(
+        SoftScoreMatching()(Prediction(predicted), clean, t, degradation), expected, rtol=1e-11, atol=0
+    )
 
 
-@pytest.mark.parametrize("loss", [L1(), L2(), Huber(), SoftScoreMatching(PowerWeight())], ids=lambda loss: type(loss).__name__)
-def test_an_estimate_counts_by_its_mean(loss):
-    restored, clean, t = images((1, 4, 4))
+@pytest.mark.parametrize(
+    "loss", [L1(), L2(), Huber(), SoftScoreMatching(PowerWeight())], ids=lambda loss: type(loss).__name__
+)
+def test_losses_without_a_variance_ignore_the_predicted_one(loss):
+    predicted, clean, t = images((1, 4, 4))
     degradation = GaussianBlur(steps=4)
-    estimate = Prediction(restored, torch.full_like(restored, 7.0))
-    assert torch.equal(loss(estimate, clean, t, degradation), loss(restored, clean, t, degradation))
+    with_variance = Prediction(predicted, torch.full_like(predicted, 7.0))
+    expected = loss(Prediction(predicted), clean, t, degradation)
+    assert torch.equal(loss(with_variance, clean, t, degradation), expected)
 
 
 def test_the_snr_weight_of_float32_times_is_computed_in_double_precision():
@@ -149,33 +158,31 @@ def test_the_snr_weight_of_float32_times_is_computed_in_double_precision():
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_snr_weights_are_refused_where_no_snr_is_and_name_the_remedy(case):
-    with pytest.raises(ValueError, match="leave the weight out or use Power"):
+def test_without_an_snr_snr_weights_are_rejected_with_the_remedy(case):
+    with pytest.raises(ValueError, match="leave the weight out or use PowerWeight"):
         L1(SNRWeight()).check(DEGRADATIONS[case]())
 
 
 @pytest.mark.parametrize("case", DEGRADATIONS)
-def test_losses_without_snr_suit_every_degradation(case):
+def test_losses_without_snr_accept_every_degradation(case):
     for loss in (L1(), L2(PowerWeight()), Huber(), SoftScoreMatching()):
         loss.check(DEGRADATIONS[case]())
 
 
-@pytest.mark.parametrize("case", SCALAR)
-def test_snr_weights_are_accepted_where_an_snr_is(case):
+@pytest.mark.parametrize("case", HOT)
+def test_snr_weights_are_accepted_where_there_is_an_snr(case):
     L2(SNRWeight(clip=5.0)).check(DEGRADATIONS[case]())
 
 
-@pytest.mark.parametrize(
-    ("loss", "best"), [(L1(), 0.0), (L2(), 0.2)], ids=["L1 learns the median", "L2 learns the mean"]
-)
-def test_the_best_constant_guess(loss, best):
+@pytest.mark.parametrize(("loss", "best"), [(L1(), 0.0), (L2(), 0.2)], ids=["the median for L1", "the mean for L2"])
+def test_the_best_constant_is_the_loss_s_minimizer(loss, best):
     clean = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0], dtype=torch.float64).view(5, 1, 1, 1)
-    guesses = torch.linspace(-0.5, 1.5, 201, dtype=torch.float64)
-    errors = [loss(guess.expand_as(clean), clean, torch.ones(5), GaussianBlur()).mean() for guess in guesses]
-    assert guesses[torch.stack(errors).argmin()].item() == pytest.approx(best, abs=1e-9)
+    constants = torch.linspace(-0.5, 1.5, 201, dtype=torch.float64)
+    errors = [loss(Prediction(c.expand_as(clean)), clean, torch.ones(5), GaussianBlur()).mean() for c in constants]
+    assert constants[torch.stack(errors).argmin()].item() == pytest.approx(best, abs=1e-9)
 
 
 @pytest.mark.parametrize("delta", [0.0, -1.0])
-def test_a_huber_threshold_that_is_not_positive_is_refused_by_value(delta):
+def test_a_huber_threshold_that_is_not_positive_is_rejected(delta):
     with pytest.raises(ValueError, match=f"delta={delta}.*positive"):
         Huber(delta=delta)

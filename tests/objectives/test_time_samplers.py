@@ -1,21 +1,26 @@
-"""The laws of t: where their support is, their shape there, and that an image's draw is its own."""
+"""Time samplers: support and shape of their distributions, and that an image's time depends on its index alone."""
 
 import pytest
 import torch
 from helpers.degradation_cases import DEGRADATIONS, cases
 
 from diffusion_lightning.core import rng
-from diffusion_lightning.objectives import time_samplers as times
+from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, VP, Karras
-from diffusion_lightning.core.rng import per_image_generators, keyed_generator
-from diffusion_lightning.objectives.time_samplers import UniformSteps, LogNormalNoiseLevel, UniformTime
+from diffusion_lightning.objectives import time_samplers
+from diffusion_lightning.objectives.time_samplers import LogNormalNoiseLevel, UniformSteps, UniformTime
 
-LAWS = {"Grid": UniformSteps, "Uniform": UniformTime, "LogNormalSigma": LogNormalNoiseLevel}
+TIME_SAMPLERS = {
+    "UniformSteps": UniformSteps,
+    "UniformTime": UniformTime,
+    "LogNormalNoiseLevel": LogNormalNoiseLevel,
+}
+every_time_sampler = pytest.mark.parametrize("time_sampler", TIME_SAMPLERS.values(), ids=TIME_SAMPLERS)
 
 
 def range_of_noise(degradation: Degradation) -> float:
-    """σ_1/α_1 less that of t = 1/T; 0 without noise."""
+    """The noise level at t = 1 minus that at t = 1/T; 0 without noise."""
     if not degradation.noisy:
         return 0.0
     low, high = degradation.noise_level(torch.tensor([1 / degradation.steps, 1.0], dtype=torch.float64)).tolist()
@@ -23,16 +28,16 @@ def range_of_noise(degradation: Degradation) -> float:
 
 
 GROWING = cases(lambda degradation: range_of_noise(degradation) > 0)
-STILL = cases(lambda degradation: range_of_noise(degradation) <= 0)
+CONSTANT = cases(lambda degradation: range_of_noise(degradation) <= 0)
 
 
-def noise(steps: int) -> Degradation:
-    """What every law is defined for."""
+def warm_blur(steps: int) -> Degradation:
+    """A degradation for which every time sampler is defined."""
     return GaussianBlur(steps, noise=0.3)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])
-def test_the_grid_law_draws_each_of_the_steps_1_to_T_equally_often_and_never_0(steps):
+def test_uniform_steps_samples_1_to_T_equally_often_and_never_0(steps):
     number = 2000 * steps
     t = UniformSteps().sample(number, GaussianBlur(steps), keyed_generator(0))
     k = t.double() * steps
@@ -45,24 +50,24 @@ def test_the_grid_law_draws_each_of_the_steps_1_to_T_equally_often_and_never_0(s
     assert chi <= steps - 1 + 5 * (2 * (steps - 1)) ** 0.5
 
 
-def test_the_grid_law_gives_the_float32_nearest_to_k_over_T():
+def test_uniform_steps_gives_the_float32_nearest_to_k_over_T():
     t = UniformSteps().sample(5000, GaussianBlur(300), keyed_generator(0))
     assert torch.isin(t, torch.arange(1, 301) / 300).all()
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_the_ends_of_the_unit_interval_map_into_zero_to_one(law, monkeypatch):
-    """The least and the greatest draw of torch.rand must give a time above 0 and at most 1."""
+@every_time_sampler
+def test_extreme_random_numbers_give_times_above_0_and_at_most_1(time_sampler, monkeypatch):
+    """The smallest and the largest number of torch.rand, and normal numbers of ±9."""
     ends = torch.tensor([[0.0], [1 - 2**-24]])
     monkeypatch.setattr(rng, "uniform", lambda shape, generator=None, like=None: ends)
     monkeypatch.setattr(rng, "normal", lambda shape, generator=None, like=None: torch.tensor([[-9.0], [9.0]]))
     for steps in (1, 3, 1000, 16384):
-        t = law().sample(2, noise(steps), None)
+        t = time_sampler().sample(2, warm_blur(steps), None)
         assert (t > 0).all()
         assert (t <= 1).all()
 
 
-def test_the_uniform_law_fills_zero_to_one_evenly():
+def test_uniform_time_is_uniform_from_0_to_1():
     t = UniformTime().sample(100_000, GaussianBlur(10), keyed_generator(0)).double().sort().values
     assert t[0] > 0
     assert t[-1] <= 1
@@ -70,28 +75,28 @@ def test_the_uniform_law_fills_zero_to_one_evenly():
     assert (t - (torch.arange(100_000) + 0.5) / 100_000).abs().max() * 100_000**0.5 < 1.95
 
 
-def test_the_uniform_law_does_not_depend_on_the_number_of_steps():
+def test_uniform_time_does_not_depend_on_the_number_of_steps():
     few, many = (UniformTime().sample(9, GaussianBlur(steps), keyed_generator(0)) for steps in (3, 300))
     assert torch.equal(few, many)
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_the_times_are_float32_one_an_image(law):
-    t = law().sample(5, noise(10), keyed_generator(0))
+@every_time_sampler
+def test_times_are_float32_one_per_image(time_sampler):
+    t = time_sampler().sample(5, warm_blur(10), keyed_generator(0))
     assert (t.shape, t.dtype, t.device.type) == ((5,), torch.float32, "cpu")
-    assert law().sample(5, noise(10), keyed_generator(0), device="meta").device.type == "meta"
+    assert time_sampler().sample(5, warm_blur(10), keyed_generator(0), device="meta").device.type == "meta"
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_image_i_draws_the_same_time_in_any_batch(law):
-    whole = law().sample(8, noise(20), per_image_generators(0, range(8)))
+@every_time_sampler
+def test_image_i_has_the_same_time_in_any_batch(time_sampler):
+    whole = time_sampler().sample(8, warm_blur(20), per_image_generators(0, range(8)))
     assert len(whole.unique()) > 1
     for i in range(8):
-        assert law().sample(1, noise(20), per_image_generators(0, [i])) == whole[i]
+        assert time_sampler().sample(1, warm_blur(20), per_image_generators(0, [i])) == whole[i]
 
 
 @pytest.mark.parametrize(
-    ("schedule", "law"),
+    ("schedule", "time_sampler"),
     [
         (Karras(), LogNormalNoiseLevel()),
         (VE(), LogNormalNoiseLevel(0.5, 0.6)),
@@ -99,17 +104,17 @@ def test_image_i_draws_the_same_time_in_any_batch(law):
     ],
     ids=["Karras", "VE", "VP"],
 )
-def test_the_noise_levels_are_log_normal(schedule, law):
+def test_the_noise_levels_are_log_normal(schedule, time_sampler):
     """Kolmogorov and Smirnov: √n·sup|F_n − Φ| exceeds 1.95 once in a thousand."""
     degradation, number = GaussianNoise(1000, schedule), 20_000
-    t = law.sample(number, degradation, keyed_generator(0))
-    z = ((degradation.noise_level(t.double()).log() - law.mean) / law.std).sort().values
+    t = time_sampler.sample(number, degradation, keyed_generator(0))
+    z = ((degradation.noise_level(t.double()).log() - time_sampler.mean) / time_sampler.std).sort().values
     assert z.abs().max() > 3
-    law_of_z = torch.special.ndtr(z)
-    assert (law_of_z - (torch.arange(number) + 0.5) / number).abs().max() * number**0.5 < 1.95
+    cdf = torch.special.ndtr(z)
+    assert (cdf - (torch.arange(number) + 0.5) / number).abs().max() * number**0.5 < 1.95
 
 
-def test_levels_beyond_the_schedule_are_its_ends():
+def test_levels_beyond_the_schedule_become_its_ends():
     degradation = GaussianNoise(50, VE(0.1, 1.0))
     t = LogNormalNoiseLevel(mean=-1.15, std=5.0).sample(2000, degradation, keyed_generator(0))
     assert t.min().item() == pytest.approx(1 / 50)
@@ -120,7 +125,7 @@ def test_levels_beyond_the_schedule_are_its_ends():
 
 
 @pytest.mark.parametrize("case", GROWING)
-def test_log_normal_levels_are_drawn_wherever_noise_grows(case):
+def test_log_normal_levels_are_defined_wherever_noise_grows(case):
     degradation = DEGRADATIONS[case]()
     LogNormalNoiseLevel().check(degradation)
     t = LogNormalNoiseLevel().sample(200, degradation, keyed_generator(0))
@@ -128,18 +133,23 @@ def test_log_normal_levels_are_drawn_wherever_noise_grows(case):
     assert len(t.unique()) > 20
 
 
-@pytest.mark.parametrize("case", STILL)
-def test_log_normal_levels_are_refused_without_a_range_of_noise_and_name_the_remedy(case):
-    with pytest.raises(ValueError, match="has no range of: use the Uniform or Grid times"):
+@pytest.mark.parametrize("case", CONSTANT)
+def test_without_a_range_of_noise_log_normal_levels_are_rejected(case):
+    with pytest.raises(ValueError, match="has no range of them: use UniformTime or UniformSteps"):
         LogNormalNoiseLevel().check(DEGRADATIONS[case]())
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0])
-def test_a_deviation_that_is_not_positive_is_refused_by_value(std):
+def test_a_standard_deviation_that_is_not_positive_is_rejected(std):
     with pytest.raises(ValueError, match=f"std={std}.*must be positive"):
         LogNormalNoiseLevel(std=std)
 
 
-def test_every_law_is_tested_here():
-    found = {name for name, law in vars(times).items() if isinstance(law, type) and issubclass(law, times.TimeSampler)}
-    assert found - {"TimeLaw"} == set(LAWS), "add the new law to LAWS, and a test of its support and shape"
+def test_every_time_sampler_is_tested_here():
+    found = {
+        name
+        for name, value in vars(time_samplers).items()
+        if isinstance(value, type) and issubclass(value, time_samplers.TimeSampler)
+    }
+    message = "add the new time sampler to TIME_SAMPLERS, and a test of its support and shape"
+    assert found - {"TimeSampler"} == set(TIME_SAMPLERS), message

@@ -1,60 +1,51 @@
-"""Langevin corrector_steps against the reference's formulas and the papers' loops: spine checks 8, 10 and 11."""
+"""Langevin correctors against closed forms and the papers' loops (spine checks 8, 10 and 11)."""
 
 import itertools
 
 import pytest
 import torch
-from helpers.oracles import GaussianOracle, Perfect, energy_distance
 from helpers.mixtures import mixture
+from helpers.oracles import GaussianOracle, Perfect, energy_distance
+from helpers.sampling import noise, smooth_denoiser
 
+from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, VP, FlowMatching, SubVP
-from diffusion_lightning.core.rng import per_image_generators, keyed_generator
 from diffusion_lightning.samplers import AnnealedLangevin, PredictorCorrector, ProbabilityFlow
 from diffusion_lightning.samplers.base import SamplerState, alpha_at, sigma_at
-from diffusion_lightning.core.tables import append_dims
 
 VARIANCE, MEAN, LEVELS = 0.3, 0.7, 12
 SCHEDULES = {"VE": lambda: VE(0.1, 4.0), "VP": VP, "sub-VP": SubVP, "cosine": lambda: "cosine"}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=keyed_generator(seed))
-
-
-def restorer(x, t):
-    """Smooth, and neither linear nor right."""
-    return torch.sin(2 * x) + 0.1 * x.mean((2, 3), keepdim=True) + append_dims(t, x)
-
-
 class Mutant(AnnealedLangevin):
-    """Corrections with wrong factors on the score or the noise; (1, 1) are the right ones."""
+    """Corrector steps with wrong factors on the score or the noise; (1, 1) are the right ones."""
 
-    def __init__(self, rate, score=1.0, noise=1.0, **arguments):
+    def __init__(self, rate, score_factor=1.0, noise_factor=1.0, **arguments):
         super().__init__(rate=rate, **arguments)
-        self.score, self.noise = score, noise
+        self.score_factor, self.noise_factor = score_factor, noise_factor
 
-    def correct(self, walk, x, t, s):
-        x0, right = super().correct(walk, x, t, s)
-        pull = self.rate * (x - walk.forward(x0, torch.full((len(x),), t, dtype=x.dtype), walk.params))
-        return x0, x - self.score * pull + self.noise * (right - x + pull)
+    def correct(self, state, x, t, s):
+        x0, right = super().correct(state, x, t, s)
+        drift = self.rate * (x - state.degrade(x0, t))
+        return x0, x - self.score_factor * drift + self.noise_factor * (right - x + drift)
 
 
 def response(sampler, degradation, t):
-    """A and B of x' = α_t m + A (x − α_t m) + B η, read off a correction with the oracle of N(m, λ)."""
-    walk = SamplerState(GaussianOracle(degradation, MEAN, VARIANCE), degradation, {}, keyed_generator(1), fixed_noise=False)
+    """A and B of x' = α_t m + A (x − α_t m) + B η, measured in a corrector step with the oracle of N(m, λ)."""
+    state = SamplerState(GaussianOracle(degradation, MEAN, VARIANCE), degradation, {}, keyed_generator(1))
     centre = torch.full((1, 1, 4, 4), alpha_at(degradation, t) * MEAN, dtype=torch.float64)
-    eta = draw(1, 1, 4, 4, seed=1)
-    added = sampler.correct(walk, centre, t, 0.0)[1] - centre
-    walk.generator = keyed_generator(1)
-    kept = sampler.correct(walk, centre + 1, t, 0.0)[1] - centre - added
+    eta = noise(1, 1, 4, 4, seed=1)
+    added = sampler.correct(state, centre, t, 0.0)[1] - centre
+    state.generator = keyed_generator(1)
+    kept = sampler.correct(state, centre + 1, t, 0.0)[1] - centre - added
     assert torch.allclose(added / eta, (added / eta).mean(), rtol=0, atol=1e-12)
     assert torch.allclose(kept, kept.mean(), rtol=0, atol=1e-12)
     return kept.mean().item(), (added / eta).mean().item()
 
 
-def laws(degradation, t, rate):
+def variance_and_epsilon(degradation, t, rate):
     """V of p(x_t) of N(m, λ), and ε."""
     sigma = sigma_at(degradation, t)
     return VARIANCE * alpha_at(degradation, t) ** 2 + sigma**2, rate * sigma**2
@@ -63,15 +54,19 @@ def laws(degradation, t, rate):
 @every_schedule
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.9])
 @pytest.mark.parametrize("t", [1.0, 0.5, 0.13, 1 / LEVELS])
-def test_a_correction_changes_the_variance_as_the_reference_says(schedule, rate, t):
-    """v' = (1 − ε/V)² v + 2ε for any v, and with the mean kept; ε in the place of 2ε, or of ε/2, must fail."""
+def test_a_corrector_step_changes_the_variance_by_its_closed_form(schedule, rate, t):
+    """v' = (1 − ε/V)² v + 2ε for any v, and the mean is kept; ε instead of 2ε, or ε/2, must fail."""
     degradation = GaussianNoise(LEVELS, schedule())
-    law, epsilon = laws(degradation, t, rate)
+    variance, epsilon = variance_and_epsilon(degradation, t, rate)
     kept, added = response(AnnealedLangevin(rate=rate), degradation, t)
-    for v in (law, 0.2 * law, 3.0):
-        expected = (1 - epsilon / law) ** 2 * v + 2 * epsilon
+    for v in (variance, 0.2 * variance, 3.0):
+        expected = (1 - epsilon / variance) ** 2 * v + 2 * epsilon
         assert kept**2 * v + added**2 == pytest.approx(expected, rel=1e-12)
-        for wrong in (Mutant(rate, noise=0.5**0.5), Mutant(rate, noise=0.5), Mutant(rate, score=0.5)):
+        for wrong in (
+            Mutant(rate, noise_factor=0.5**0.5),
+            Mutant(rate, noise_factor=0.5),
+            Mutant(rate, score_factor=0.5),
+        ):
             a, b = response(wrong, degradation, t)
             assert abs(a**2 * v + b**2 - expected) > 1e-6 * expected
     assert response(Mutant(rate), degradation, t) == pytest.approx((kept, added), rel=1e-12)
@@ -79,112 +74,113 @@ def test_a_correction_changes_the_variance_as_the_reference_says(schedule, rate,
 
 @every_schedule
 @pytest.mark.parametrize("t", [1.0, 0.4])
-def test_many_corrections_give_the_law_of_x_t_up_to_the_known_bias(schedule, t):
+def test_many_corrector_steps_give_the_variance_of_x_t_up_to_a_bias(schedule, t):
     """The stationary variance is V/(1 − ε/2V): exact in the limit of small ε, and the excess halves with ε."""
     degradation = GaussianNoise(LEVELS, schedule())
     excess = []
     for rate in (0.2, 0.1, 0.05):
-        law, epsilon = laws(degradation, t, rate)
+        variance, epsilon = variance_and_epsilon(degradation, t, rate)
         kept, added = response(AnnealedLangevin(rate=rate), degradation, t)
         v = 0.0
         for _ in range(20_000):
             v = kept**2 * v + added**2
-        assert v == pytest.approx(law / (1 - epsilon / (2 * law)), rel=1e-11)
-        excess.append(v / law - 1)
+        assert v == pytest.approx(variance / (1 - epsilon / (2 * variance)), rel=1e-11)
+        excess.append(v / variance - 1)
     assert excess[0] / excess[1] == pytest.approx(2, abs=0.12)
     assert excess[1] / excess[2] == pytest.approx(2, abs=0.06)
 
 
 @pytest.mark.parametrize("corrector_steps", [1, 4])
-def test_annealed_langevin_is_ncsn_s_loop_with_ncsnv2_s_end(corrector_steps):
+def test_annealed_langevin_is_the_loop_of_ncsn_with_the_end_of_ncsnv2(corrector_steps):
     """x ← x + (α_i/2) s(x, σ_i) + √α_i z with α_i = ε_0 σ_i²/σ_L², at the end x + σ_L² s(x, σ_L)."""
     degradation = GaussianNoise(LEVELS, VE(0.1, 4.0))
     base = 0.002
     sampler = AnnealedLangevin(corrector_steps=corrector_steps, rate=base / (2 * 0.1**2))
-    x = 4 * draw(3, 2, 4, 5)
-    walked = sampler(restorer, degradation, x, generator=keyed_generator("walk"))
-    generator = keyed_generator("walk")
+    x = 4 * noise(3, 2, 4, 5)
+    sampled = sampler(smooth_denoiser, degradation, x, generator=keyed_generator("steps"))
+    generator = keyed_generator("steps")
     for k in range(LEVELS, 0, -1):
         sigma = 0.1 * 40 ** ((k - 1) / (LEVELS - 1))
         t = torch.full((3,), k / LEVELS, dtype=torch.float64)
         step = base * sigma**2 / 0.1**2
         for _ in range(corrector_steps):
-            score = (restorer(x, t) - x) / sigma**2
+            score = (smooth_denoiser(x, t) - x) / sigma**2
             x = x + step / 2 * score + step**0.5 * torch.randn(x.shape, dtype=x.dtype, generator=generator)
-    x = x + sigma**2 * (restorer(x, t) - x) / sigma**2
-    assert torch.allclose(walked, x, rtol=0, atol=1e-11)
+    x = x + sigma**2 * (smooth_denoiser(x, t) - x) / sigma**2
+    assert torch.allclose(sampled, x, rtol=0, atol=1e-11)
 
 
-def predictor_corrector(degradation, x, times, corrector_steps, noise=2.0, alphas=True, batch=False, stale=False):
+def predictor_corrector(degradation, x, times, corrector_steps, factor=2.0, alphas=True, batch=False, stale=False):
     """The loop of 2011.13456 in terms of the score, with the norms of each image; the last four are mutations."""
-    generator = keyed_generator("walk")
+    generator = keyed_generator("steps")
     for t, s in itertools.pairwise(times):
         time = torch.full((len(x),), t, dtype=x.dtype)
         (alpha_t, alpha_s), (sigma_t, sigma_s) = ([f(degradation, u) for u in (t, s)] for f in (alpha_at, sigma_at))
         beta = 1 - (alpha_t / alpha_s) ** 2
         for _ in range(corrector_steps):
-            x0 = restorer(x, time)
+            x0 = smooth_denoiser(x, time)
             score = (alpha_t * x0 - x) / sigma_t**2
             eta = torch.randn(x.shape, dtype=x.dtype, generator=generator)
             norms = [v.flatten(1).norm(dim=1)[:, None, None, None] for v in (eta, score)]
             up, down = (v.mean(0, keepdim=True) for v in norms) if batch else norms
             epsilon = 2 * (1 - beta if alphas else 1) * (0.16 * up / down) ** 2
-            x = x + epsilon * score + (noise * epsilon).sqrt() * eta
-        x0 = x0 if stale else restorer(x, time)
+            x = x + epsilon * score + (factor * epsilon).sqrt() * eta
+        x0 = x0 if stale else smooth_denoiser(x, time)
         step = sigma_t**2 - (1 - beta) * sigma_s**2
         mean = (step * alpha_s * x0 + (1 - beta) ** 0.5 * sigma_s**2 * x) / sigma_t**2
         x = mean
         if s > 0:
-            spread = sigma_s * step**0.5 / sigma_t
-            x = x + spread * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+            std = sigma_s * step**0.5 / sigma_t
+            x = x + std * torch.randn(x.shape, dtype=x.dtype, generator=generator)
     return x
 
 
 @every_schedule
 @pytest.mark.parametrize("corrector_steps", [1, 3])
-def test_predictor_corrector_is_the_paper_s_corrector_and_then_ancestral_sampling(schedule, corrector_steps):
+def test_predictor_corrector_is_the_corrector_and_ancestral_sampling(schedule, corrector_steps):
     degradation = GaussianNoise(LEVELS, schedule())
-    x = sigma_at(degradation, 1.0) * draw(3, 2, 4, 5)
+    x = sigma_at(degradation, 1.0) * noise(3, 2, 4, 5)
     sampler = PredictorCorrector(corrector_steps=corrector_steps)
-    walked = sampler(restorer, degradation, x, generator=keyed_generator("walk"))
-    written = (degradation, x, sampler.times(degradation), corrector_steps)
-    assert torch.allclose(walked, predictor_corrector(*written), rtol=0, atol=1e-11)
-    mutations = [{"noise": 1.0}, {"batch": True}, {"stale": True}]
+    sampled = sampler(smooth_denoiser, degradation, x, generator=keyed_generator("steps"))
+    arguments = (degradation, x, sampler.times(degradation), corrector_steps)
+    assert torch.allclose(sampled, predictor_corrector(*arguments), rtol=0, atol=1e-11)
+    mutations = [{"factor": 1.0}, {"batch": True}, {"stale": True}]
     if alpha_at(degradation, 1.0) < 1:
         mutations.append({"alphas": False})
     for mutation in mutations:
-        assert (walked - predictor_corrector(*written, **mutation)).abs().max() > 1e-3, mutation
+        assert (sampled - predictor_corrector(*arguments, **mutation)).abs().max() > 1e-3, mutation
 
 
-def test_the_steps_of_a_trajectory_show_the_image_and_its_guess_before_the_corrections():
-    degradation, x = GaussianNoise(LEVELS), draw(2, 1, 4, 4)
+def test_a_trajectory_has_the_image_and_prediction_before_the_corrector():
+    degradation, x = GaussianNoise(LEVELS), noise(2, 1, 4, 4)
     for sampler in (AnnealedLangevin(), PredictorCorrector(), PredictorCorrector(ProbabilityFlow(), corrector_steps=2)):
-        for step in itertools.islice(sampler.trajectory(restorer, degradation, x, None, keyed_generator(0)), LEVELS):
-            assert torch.equal(step.x0, restorer(step.x, torch.full((2,), step.t, dtype=torch.float64)))
+        for step in itertools.islice(
+            sampler.trajectory(smooth_denoiser, degradation, x, None, keyed_generator(0)), LEVELS
+        ):
+            assert torch.equal(step.x0, smooth_denoiser(step.x, torch.full((2,), step.t, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize(
     "sampler",
     [AnnealedLangevin(), PredictorCorrector(), PredictorCorrector(ProbabilityFlow(), snr=2.0)],
-    ids=["AnnealedLangevin", "PredictorCorrector", "PredictorCorrector of the flow at its bound"],
+    ids=["AnnealedLangevin", "PredictorCorrector", "PredictorCorrector with the flow at its bound"],
 )
-def test_an_image_is_corrected_alike_alone_and_in_a_batch_of_8(sampler):
-    degradation, x = GaussianNoise(LEVELS), draw(8, 3, 5, 7) * torch.linspace(0.1, 3, 8).double().view(8, 1, 1, 1)
-    batch = sampler(restorer, degradation, x, generator=per_image_generators(1, range(8)))
+def test_an_image_is_the_same_alone_and_in_a_batch_of_8(sampler):
+    degradation, x = GaussianNoise(LEVELS), noise(8, 3, 5, 7) * torch.linspace(0.1, 3, 8).double().view(8, 1, 1, 1)
+    batch = sampler(smooth_denoiser, degradation, x, generator=per_image_generators(1, range(8)))
     for i in range(8):
-        alone = sampler(restorer, degradation, x[i : i + 1], generator=per_image_generators(1, [i]))
+        alone = sampler(smooth_denoiser, degradation, x[i : i + 1], generator=per_image_generators(1, [i]))
         assert torch.allclose(alone, batch[i : i + 1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_without_a_residual_a_correction_adds_noise_of_the_variance_2_sigma_squared_and_no_nan(dtype):
-    """‖g‖ = 0 has no finite ε by the rule; its bound σ_t² is what remains."""
-    degradation, clean = GaussianNoise(LEVELS, VE(0.1, 4.0)), draw(2, 1, 4, 4).to(dtype)
-    walk = SamplerState(Perfect(clean), degradation, {}, keyed_generator("walk"), fixed_noise=False)
-    corrected = PredictorCorrector().correct(walk, clean, 0.5, 0.4)[1]
-    eta = torch.randn(
-        clean.shape, generator=keyed_generator("walk"), dtype=torch.promote_types(dtype, torch.float32)
-    ).to(dtype)
+def test_without_a_residual_epsilon_is_its_bound_sigma_squared(dtype):
+    """‖g‖ = 0 gives no finite ε, so that ε is its bound σ_t²."""
+    degradation, clean = GaussianNoise(LEVELS, VE(0.1, 4.0)), noise(2, 1, 4, 4).to(dtype)
+    state = SamplerState(Perfect(clean), degradation, {}, keyed_generator("steps"))
+    corrected = PredictorCorrector().correct(state, clean, 0.5, 0.4)[1]
+    precise = torch.promote_types(dtype, torch.float32)
+    eta = torch.randn(clean.shape, generator=keyed_generator("steps"), dtype=precise).to(dtype)
     tolerance = {torch.bfloat16: 0.02, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
     expected = 2**0.5 * sigma_at(degradation, 0.5) * eta
     assert torch.allclose(corrected - clean, expected, rtol=tolerance, atol=tolerance)
@@ -192,30 +188,31 @@ def test_without_a_residual_a_correction_adds_noise_of_the_variance_2_sigma_squa
 
 
 @pytest.mark.parametrize("schedule", [VE, VP, FlowMatching], ids=lambda schedule: schedule.__name__)
-def test_a_walk_from_nothing_to_nothing_is_finite_also_where_alpha_ends_at_0(schedule):
-    degradation, nothing = GaussianNoise(LEVELS, schedule()), torch.zeros(2, 1, 4, 4)
-    for step in PredictorCorrector().trajectory(lambda x, t: 0 * x, degradation, nothing, {}, keyed_generator(0)):
+def test_a_trajectory_from_zeros_to_zeros_is_finite(schedule):
+    """Also where α_1 = 0."""
+    degradation, zeros = GaussianNoise(LEVELS, schedule()), torch.zeros(2, 1, 4, 4)
+    for step in PredictorCorrector().trajectory(lambda x, t: 0 * x, degradation, zeros, {}, keyed_generator(0)):
         assert step.x.isfinite().all()
-    assert torch.equal(step.x, nothing)
+    assert torch.equal(step.x, zeros)
 
 
 def annealed_distance(**mutation):
     degradation = GaussianNoise(24, VE(0.05, 3.0))
     oracle = mixture(degradation)
     clean, fresh = (oracle.sample(2000, keyed_generator(name)) for name in ("clean", "fresh"))
-    x = clean + 3 * draw(2000, 1, 1, 2, seed="noise")
+    x = clean + 3 * noise(2000, 1, 1, 2, seed="noise")
     sampler = Mutant(0.15, corrector_steps=12, **mutation)
-    return energy_distance(sampler(oracle, degradation, x, generator=keyed_generator("walk")), fresh)
+    return energy_distance(sampler(oracle, degradation, x, generator=keyed_generator("steps")), fresh)
 
 
-def test_annealed_langevin_with_the_conditional_mean_gives_the_law_of_a_mixture():
+def test_annealed_langevin_with_the_conditional_mean_gives_the_mixture():
     assert annealed_distance() < 0.004
 
 
 @pytest.mark.parametrize(
     "mutation",
-    [{"score": 0.5}, {"score": 2.0}, {"noise": 0.5**0.5}],
-    ids=["half the score", "twice the score", "noise √ε for √2ε"],
+    [{"score_factor": 0.5}, {"score_factor": 2.0}, {"noise_factor": 0.5**0.5}],
+    ids=["half the score", "twice the score", "noise √ε instead of √2ε"],
 )
-def test_annealed_langevin_with_a_wrong_factor_does_not(mutation):
+def test_annealed_langevin_with_a_wrong_factor_does_not_give_it(mutation):
     assert annealed_distance(**mutation) > 0.012

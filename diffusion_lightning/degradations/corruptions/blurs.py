@@ -1,13 +1,11 @@
 """ImageNet-C's blurs and distortions (1903.12261) in closed form: batched, on the images' own device.
 
-What blurs by one matrix an axis does so by table; a kernel in the
-plane is a product of spectra; shuffled pixels are followed to where they came from, all at once.
+Separable blurs are one matrix per axis from a table; two-dimensional kernels are products of spectra; the origins of
+shuffled pixels are found for all pixels at once.
 """
 
 import math
-from collections.abc import Callable
 from itertools import accumulate
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from diffusion_lightning.core import rng
 from diffusion_lightning.core.tables import TensorCache, append_dims
 from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.corruptions.base import BatchedCorruption, constants
+from diffusion_lightning.degradations.corruptions.filters import along_axes, gaussian, gaussians, inside
 
 GAUSSIAN_BLUR = (1.0, 2.0, 3.0, 4.0, 6.0)
 GLASS_BLUR = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
@@ -26,55 +25,23 @@ ZOOM_BLUR = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03
 PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)
 ELASTIC_TRANSFORM = (12.5, 16.25, 21.25, 25.0, 30.0)
 
-MAX_SHIFT, SPREAD = 40, 29
-"""How far the motion blur looks, in pixels: to the right by 2·20, up or down by that times sin 45°."""
-
-Border = Literal["edge", "symmetric", "reflect"]
+MAX_SHIFT_RIGHT, MAX_SHIFT_VERTICAL = 40, 29
+"""The reach of the motion blur in pixels: 2·20 to the right, and that times sin 45° up or down."""
 
 
 def gaussian_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """A Gaussian of c pixels, cut off at 4 c; beyond the border its edge."""
-    return _along_axes(x, level, cache, "gaussian_blur", lambda n: _gaussians(n, GAUSSIAN_BLUR))
+    """A Gaussian of σ = c pixels, truncated at 4 c; the border is replicated."""
+    return along_axes(x, level, cache, "gaussian_blur", lambda n: gaussians(n, GAUSSIAN_BLUR))
 
 
 def pixelate(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """Means over the blocks of a picture of c times the size, enlarged by nearest neighbour."""
-    return _along_axes(x, level, cache, "pixelate", lambda n: torch.stack([_blocks(n, c) for c in PIXELATE]))
+    """Downsampling to c times the size by block means, then nearest-neighbour upsampling."""
+    return along_axes(x, level, cache, "pixelate", lambda n: torch.stack([_blocks(n, c) for c in PIXELATE]))
 
 
-def _along_axes(x: Tensor, level: Tensor, cache: TensorCache, name: str, build: Callable[[int], Tensor]) -> Tensor:
-    """A x Bᵀ with matrices from tables (5, size, size)."""
-
-    def matrices(size: int) -> Tensor:
-        return cache.get((name, size, x.device, x.dtype), lambda: build(size).to(x))[level - 1, None]
-
-    return matrices(x.shape[-2]) @ x @ matrices(x.shape[-1]).mT
-
-
-def _gaussians(size: int, sigmas: tuple[float, ...]) -> Tensor:
-    return torch.stack([_gaussian(size, sigma, int(4 * sigma + 0.5), "edge") for sigma in sigmas])
-
-
-def _gaussian(size: int, sigma: float, radius: int, border: Border) -> Tensor:
-    """A Gaussian of 2·radius + 1 taps along an axis: float64 (size, size)."""
-    offsets = torch.arange(-radius, radius + 1)
-    taps = torch.softmax(-offsets.double().square() / (2 * sigma**2), 0)
-    at = _inside(torch.arange(size)[:, None] + offsets, size, border)
-    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, at, taps.expand_as(at))
-
-
-def _inside(at: Tensor, size: int, border: Border) -> Tensor:
-    """The pixels of an axis that stand for the positions ``at``: the edge, or mirror images with or without it."""
-    if border == "edge":
-        return at.clamp(0, size - 1)
-    last = 2 * size - 1 if border == "symmetric" else max(2 * size - 2, 1)
-    at = at % (last + (border == "symmetric"))
-    return torch.minimum(at, last - at)
-
-
-def _blocks(size: int, share: float) -> Tensor:
-    """Pillow's box filter down to ``share`` of an axis, and nearest neighbours back: float64 (size, size)."""
-    coarse = max(int(size * share), 1)
+def _blocks(size: int, fraction: float) -> Tensor:
+    """Pillow's box filter down to ``fraction`` of an axis, and nearest neighbours back: float64 (size, size)."""
+    coarse = max(int(size * fraction), 1)
     scale = size / coarse
     centre = (torch.arange(coarse, dtype=torch.float64)[:, None] + 0.5) * scale
     # In Pillow's order of operations here and below, which decides about pixels whose centre lies on a rim.
@@ -88,12 +55,12 @@ def _blocks(size: int, share: float) -> Tensor:
 
 
 def defocus_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """A disk with a soft rim; beyond the border the mirror image."""
+    """A disk with a soft rim; the border is mirrored."""
     height, width = x.shape[-2:]
     reach = max(radius for radius, _ in DEFOCUS_BLUR)
 
     def build() -> tuple[Tensor, Tensor, Tensor]:
-        down, right = (_inside(torch.arange(-reach, n + reach), n, "reflect").to(x.device) for n in (height, width))
+        down, right = (inside(torch.arange(-reach, n + reach), n, "reflect").to(x.device) for n in (height, width))
         kernels = torch.stack([_disk(radius, rim, reach) for radius, rim in DEFOCUS_BLUR])
         canvas = F.pad(kernels, (0, width - 1, 0, height - 1)).roll((-reach, -reach), (1, 2))
         return torch.fft.rfft2(canvas).real.to(x), down, right
@@ -109,12 +76,12 @@ def _disk(radius: int, rim: float, reach: int) -> Tensor:
     half, taps = (8, 1) if radius <= 8 else (radius, 2)
     square = torch.arange(-half, half + 1, dtype=torch.float64).square()
     disk = (square[:, None] + square <= radius**2).double()
-    soften = _gaussian(2 * half + 1, rim, taps, "reflect")
+    soften = gaussian(2 * half + 1, rim, taps, "reflect")
     return F.pad(soften @ (disk / disk.sum()) @ soften.mT, [reach - half] * 4)
 
 
 def zoom_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """The mean of the picture and of its middle enlarged by 1, 1.01, …."""
+    """The mean of the image enlarged by 1, 1.01, …."""
     height, width = x.shape[-2:]
 
     def build() -> tuple[list[tuple[int, ...]], Tensor]:
@@ -131,7 +98,7 @@ def zoom_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> T
 
 
 def _zooms(height: int, width: int) -> dict[tuple[int, ...], list[float]]:
-    """The weight at each severity of each zoom: of each first pixel, number of pixels and size of both axes."""
+    """The weights at each severity, by the crop and the enlarged size: start, length and size of both axes."""
     weights: dict[tuple[int, ...], list[float]] = {}
     for severity, (stop, step) in enumerate(ZOOM_BLUR):
         number = math.ceil((stop - 1) / step)
@@ -143,25 +110,25 @@ def _zooms(height: int, width: int) -> dict[tuple[int, ...], list[float]]:
     return weights
 
 
-def draw_direction(x: Tensor, generator: Generators) -> Params:
+def sample_direction(x: Tensor, generator: Generators) -> Params:
     """The direction (N, 1) of the motion in [0, 1)."""
     return {"direction": rng.uniform((len(x), 1), generator, like=x)}
 
 
 def motion_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """Half a Gaussian along a line that goes right, up to 45° up or down; beyond the border its edge.
+    """Half a Gaussian along a line to the right, within ±45°; the border is replicated.
 
-    As in ImageNet-C the line ends where it would leave a picture that it crosses, which is then darker.
+    As in ImageNet-C the line ends where it leaves the image, which is then darker.
     """
     height, width = x.shape[-2:]
-    down, right = min(SPREAD, height - 1), min(MAX_SHIFT, width - 1)
+    down, right = min(MAX_SHIFT_VERTICAL, height - 1), min(MAX_SHIFT_RIGHT, width - 1)
     angle = torch.deg2rad(90 * params["direction"].to(x.device).double() - 45)
     along = torch.arange(2 * max(radius for radius, _ in MOTION_BLUR) + 1, device=x.device)
     shift_down, shift_right = -torch.ceil(along * angle.sin() - 0.5), -torch.ceil(along * angle.cos() - 0.5)
     radius, sigma = torch.tensor(MOTION_BLUR, dtype=torch.float64, device=x.device)[level - 1, :, None].unbind(1)
     taps = torch.softmax(torch.where(along > 2 * radius, -math.inf, -along.square() / (2 * sigma**2)), 1)
     taps = taps * ((shift_down.abs() < height) & (shift_right.abs() < width))
-    # A canvas is a torus: what lies below the image is also what lies above it.
+    # The canvas is a torus: its margin below the image is also above it.
     canvas = F.pad(x, (0, right, 0, down), mode="replicate")
     upwards = (angle < 0)[..., None, None]
     canvas = torch.cat([canvas[:, :, :height], torch.where(upwards, canvas[:, :, :1], canvas[:, :, height:])], 2)
@@ -172,26 +139,26 @@ def motion_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) ->
     return torch.fft.irfft2(spectrum, s=size)[..., :height, :width]
 
 
-def draw_shuffle(x: Tensor, generator: Generators) -> Params:
-    """Two U[0, 1) for each pixel of each pass: with which neighbour it changes places."""
+def sample_shuffle(x: Tensor, generator: Generators) -> Params:
+    """Two U[0, 1) for each pixel of each pass, which select a neighbour."""
     passes = max(passes for _, _, passes in GLASS_BLUR)
     return {"shuffle": rng.uniform((len(x), passes, 2, *x.shape[-2:]), generator, like=x)}
 
 
 def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """A blur, pixels that take a neighbour's place, and the blur again.
+    """A blur, a shuffle of neighbouring pixels, and the same blur again.
 
-    From the last pixel to the first, each takes what its neighbour holds by then (ImageNet-C means to swap the two, but
-    the second half of its swap has no effect). A neighbour that had its turn is followed to where it took from, which
-    leads ever on towards the last pixel: the ends of all paths are found in log2(HW) doublings. The first blur is cut
-    to 8 bits, as ImageNet-C's is, with the gradient of none.
+    From the last pixel to the first, each pixel is replaced by the current value of a neighbour (ImageNet-C intends to
+    swap the two, but the second half of its swap has no effect). If the neighbour has been replaced already, its own
+    source is followed, which lies closer to the last pixel: the ends of all such paths are found in log2(HW) doublings.
+    The first blur is truncated to 8 bits, as in ImageNet-C, with a straight-through gradient.
     """
     height, width = x.shape[-2:]
     numbers = height * width
 
     def blur(x: Tensor) -> Tensor:
         sigmas = tuple(sigma for sigma, _, _ in GLASS_BLUR)
-        return _along_axes(x, level, cache, "glass_blur", lambda n: _gaussians(n, sigmas))
+        return along_axes(x, level, cache, "glass_blur", lambda n: gaussians(n, sigmas))
 
     blurred = blur(x)
     blurred = blurred + ((255 * blurred + 1e-3).floor() / 255 - blurred).detach()
@@ -205,7 +172,7 @@ def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> 
         active = moves & (turn < passes)
         taken = torch.where(active, (row + down) * width + column + right, own.view(height, width)).flatten(1)
         follow = (taken > own) & active.flatten(1).gather(1, taken)
-        # Numbers from HW on are ends, which lead to themselves.
+        # Indices from HW on are the ends of paths; they point to themselves.
         path = torch.cat([torch.where(follow, taken, taken + numbers), (own + numbers).expand(len(x), -1)], 1)
         for _ in range(math.ceil(math.log2(max(numbers, 2)))):
             path = path.gather(1, path)
@@ -214,17 +181,17 @@ def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> 
     return blur(shuffled)
 
 
-def draw_elastic(x: Tensor, generator: Generators) -> Params:
-    """Two U[0, 1) for each pixel: the rough displacement right and down."""
+def sample_elastic(x: Tensor, generator: Generators) -> Params:
+    """Two U[0, 1) for each pixel: its displacement right and down before smoothing."""
     return {"uniform": rng.uniform((len(x), 2, *x.shape[-2:]), generator, like=x)}
 
 
 def elastic_transform(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """Every pixel taken from c times a smoothed random displacement away; beyond the border the mirror image."""
+    """Each pixel is displaced by c times a smoothed random field; the border is mirrored."""
     height, width = x.shape[-2:]
 
     def build() -> list[Tensor]:
-        return [_gaussian(n, 0.01 * n, int(3 * 0.01 * n + 0.5), "symmetric").to(x) for n in (height, width)]
+        return [gaussian(n, 0.01 * n, int(3 * 0.01 * n + 0.5), "symmetric").to(x) for n in (height, width)]
 
     down, right = cache.get(("elastic_transform", height, width, x.device, x.dtype), build)
     rough = 0.005 * height * (2 * params["uniform"].to(x) - 1)
@@ -237,10 +204,10 @@ def elastic_transform(x: Tensor, level: Tensor, params: Params, cache: TensorCac
 
 BLURS = {
     "gaussian_blur": BatchedCorruption(gaussian_blur),
-    "glass_blur": BatchedCorruption(glass_blur, draw_shuffle, ("shuffle",)),
+    "glass_blur": BatchedCorruption(glass_blur, sample_shuffle, ("shuffle",)),
     "defocus_blur": BatchedCorruption(defocus_blur),
-    "motion_blur": BatchedCorruption(motion_blur, draw_direction, ("direction",)),
+    "motion_blur": BatchedCorruption(motion_blur, sample_direction, ("direction",)),
     "zoom_blur": BatchedCorruption(zoom_blur),
     "pixelate": BatchedCorruption(pixelate),
-    "elastic_transform": BatchedCorruption(elastic_transform, draw_elastic, ("uniform",)),
+    "elastic_transform": BatchedCorruption(elastic_transform, sample_elastic, ("uniform",)),
 }

@@ -1,8 +1,8 @@
 """ImageNet-C's contrast, brightness and saturation (1903.12261), batched; HSV in closed form.
 
-At a fixed hue, RGB is V (1 − S w) with weights w = (V − RGB)/(V − min RGB): no hue need be computed. Where it is not
-defined, for black and for grey, ImageNet-C jumps; here colour fades out over the last level of 8 bits before them, so
-that both agree on 8-bit pictures and a network's black is not coloured.
+At a fixed hue, RGB is V (1 − S w) with weights w = (V − RGB)/(V − min RGB), so the hue is not computed. At black and at
+grey, where the hue is undefined, ImageNet-C is discontinuous. Here colour fades out over the last of 256 levels before
+black and grey: both agree on 8-bit images, and a network's nearly black values are not coloured.
 """
 
 from torch import Tensor
@@ -16,7 +16,7 @@ BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SATURATE = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))
 
 GREY_LEVEL = 1 / 255
-"""The least value, and the least chroma, of an 8-bit picture's colours."""
+"""The smallest value, and the smallest chroma, of the colours of 8-bit images."""
 
 
 def contrast(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:

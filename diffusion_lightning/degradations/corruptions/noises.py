@@ -1,4 +1,4 @@
-"""ImageNet-C's four noises (1903.12261), batched; what is drawn is held over severities, so that noise grows."""
+"""ImageNet-C's four noises (1903.12261), batched; all severities share the random numbers, so the noise grows."""
 
 import torch
 from torch import Tensor
@@ -38,15 +38,15 @@ def speckle_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) 
 
 
 def impulse_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """Black or white with probability c/2 each: the ends of one uniform, so that what has flipped stays flipped."""
+    """Black or white with probability c/2 each, from one uniform number: flipped values stay flipped as c grows."""
     c, uniform = constants(IMPULSE_NOISE, level, x), params["uniform"].to(x)
     return torch.where(uniform < c / 2, 1, torch.where(uniform > 1 - c / 2, 0, x))
 
 
 def shot_noise(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    """N/c with N ~ Poisson(c x), x in 8 bits: the inverse of the distribution function at one uniform a value.
+    """N/c with N ~ Poisson(c x), x in 8 bits: the inverse of the distribution function at one uniform per value.
 
-    It is found by bisection in a table, 2 MB. Being whole numbers, the counts have no gradient.
+    It is found by bisection in a table of 2 MB. The counts are integers and have no gradient.
     """
     table = cache.get(("shot_noise", x.device, x.dtype), lambda: _poisson_table().to(x).flatten())
     uniform = params["uniform"].to(x)

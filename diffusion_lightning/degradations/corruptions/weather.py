@@ -9,13 +9,13 @@ from diffusion_lightning.core import rng
 from diffusion_lightning.core.tables import TensorCache
 from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.corruptions.base import BatchedCorruption, constants
-from diffusion_lightning.degradations.corruptions.source import frost_photographs
+from diffusion_lightning.degradations.corruptions.frost_photographs import frost_photographs
 
 FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))
 FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
 
 
-def draw_fog(x: Tensor, generator: Generators) -> Params:
+def sample_fog(x: Tensor, generator: Generators) -> Params:
     """One U[0, 1) for each point of a map whose side is a power of two."""
     side = 2 ** math.ceil(math.log2(max(x.shape[-2:])))
     return {"uniform": rng.uniform((len(x), side, side), generator, like=x)}
@@ -46,7 +46,7 @@ def _plasma(uniform: Tensor, decay: Tensor) -> Tensor:
     return heights / heights.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def draw_frost(x: Tensor, generator: Generators) -> Params:
+def sample_frost(x: Tensor, generator: Generators) -> Params:
     """Three U[0, 1): which photograph, and how far down and right its crop lies."""
     return {"crop": rng.uniform((len(x), 3), generator, like=x)}
 
@@ -63,18 +63,18 @@ def frost(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tenso
         return pixels.to(x.device), torch.cat([sizes, starts[:, None]], 1).to(x.device)
 
     pixels, photographs = cache.get(("frost", height, width, x.device), build)
-    share = params["crop"].to(x.device).double()
-    which = (share[:, 0] * len(photographs)).long().clamp(max=len(photographs) - 1)
+    fraction = params["crop"].to(x.device).double()
+    which = (fraction[:, 0] * len(photographs)).long().clamp(max=len(photographs) - 1)
     rows, columns, start = photographs[which].unbind(1)
-    top, left = (share[:, 1] * (rows - height)).long(), (share[:, 2] * (columns - width)).long()
+    top, left = (fraction[:, 1] * (rows - height)).long(), (fraction[:, 2] * (columns - width)).long()
     down, right = torch.arange(height, device=x.device)[:, None], torch.arange(width, device=x.device)
     corner = (start + top * columns + left)[:, None, None]
     ice = pixels[corner + down * columns[:, None, None] + right].permute(0, 3, 1, 2).to(x.dtype) / 255
-    picture_share, ice_share = constants(FROST, level, x)
-    return picture_share * x + ice_share * ice
+    image_fraction, ice_fraction = constants(FROST, level, x)
+    return image_fraction * x + ice_fraction * ice
 
 
 WEATHER = {
-    "fog": BatchedCorruption(fog, draw_fog, ("uniform",)),
-    "frost": BatchedCorruption(frost, draw_frost, ("crop",), rgb=True),
+    "fog": BatchedCorruption(fog, sample_fog, ("uniform",)),
+    "frost": BatchedCorruption(frost, sample_frost, ("crop",), rgb=True),
 }

@@ -1,4 +1,4 @@
-"""The laws that walks produce, with oracles in place of networks: spine checks 4 and 5, exact or nearly so."""
+"""Every step of every sampler on N(m, λ) in closed form, and the marginals of trajectories (spine checks 4 and 5)."""
 
 import itertools
 import math
@@ -6,54 +6,29 @@ import math
 import pytest
 import torch
 from helpers.oracles import GaussianOracle, MixtureOracle, Perfect
-from helpers.sampler_cases import CORRECTED, SAMPLERS, suits
+from helpers.sampler_cases import CORRECTED, FIXED_NOISE, RULES, SAMPLERS, Levels, suits
 
-from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.core.rng import keyed_generator
+from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.samplers import DDIM, DDPM, ProbabilityFlow
 from diffusion_lightning.samplers.base import alpha_at, sigma_at
 
 VARIANCE, MEAN = 0.3, 0.7
 
 
-def rule(name, degradation, t, s):
-    """κ, ζ and whether z is held, from the reference's table and not from the package."""
-    sigma_t, sigma_s = sigma_at(degradation, t), sigma_at(degradation, s)
-    ratio = alpha_at(degradation, t) / alpha_at(degradation, s)
-    posterior = sigma_s**2 * (sigma_t**2 - ratio**2 * sigma_s**2) / sigma_t**2
-    if name in ("Naive", "Direct"):
-        return 0.0, 0.0, True
-    if name == "Cold":
-        return 1.0, 0.0, True
-    if name == "AnnealedLangevin":
-        return (1.0 if s > 0 else 0.0), 0.0, False
-    if name in ("ProbabilityFlow", "DDIM") or name.startswith(("Heun", "Multistep")):
-        return sigma_s / sigma_t, 0.0, False
-    if name == "DDPM":
-        return ratio * sigma_s**2 / sigma_t**2, math.sqrt(posterior), False
-    if name == "DDIM half random":
-        variance = 0.25 * posterior
-        return math.sqrt(sigma_s**2 - variance) / sigma_t, math.sqrt(variance), False
-    if name == "Momentum":
-        return sigma_s**2 / sigma_t**2, math.sqrt(sigma_s**2 * (sigma_t**2 - sigma_s**2)) / sigma_t, False
-    if name == "ConsistentAnnealed":
-        kappa = min(1 - 0.3, sigma_s / sigma_t)
-        return kappa, math.sqrt(sigma_s**2 - kappa**2 * sigma_t**2) if kappa == 1 - 0.3 else 0.0, False
-    raise NotImplementedError(f"add the rule of {name} from reference/samplers-and-tests.md")
-
-
 def gain(degradation, t):
-    """k of the Gaussian's restorer x̂_0 = k x."""
+    """k of the conditional mean x̂_0 = k x."""
     alpha, sigma = alpha_at(degradation, t), sigma_at(degradation, t)
     return VARIANCE * alpha / (VARIANCE * alpha**2 + sigma**2)
 
 
 def level(degradation, t):
+    """σ_t/α_t."""
     return sigma_at(degradation, t) / alpha_at(degradation, t)
 
 
-def weighted(*terms):
-    """Σ weight · sum of sources."""
+def weighted_sum(*terms):
+    """Σ weight · (sum of sources): each sum is a dict from a source to its weight."""
     total = {}
     for weight, sources in terms:
         for source, value in sources.items():
@@ -62,44 +37,44 @@ def weighted(*terms):
 
 
 def corrected(degradation, t, i, x):
-    """The sources after AnnealedLangevin's three corrector_steps with ε = .2 σ_t²."""
+    """The sources after AnnealedLangevin's three corrector steps with ε = .2 σ_t²."""
     for j in range(3):
-        left = alpha_at(degradation, t) * gain(degradation, t)
-        x = weighted((left + (1 - 0.2) * (1 - left), x))
+        predicted = alpha_at(degradation, t) * gain(degradation, t)
+        x = weighted_sum((predicted + (1 - 0.2) * (1 - predicted), x))
         x[f"eta{i}, {j}"] = math.sqrt(2 * 0.2) * sigma_at(degradation, t)
     return x
 
 
-def guess(name, degradation, times, path, i):
-    """x̂_0 of step i as a sum of sources: k x, and what the second-order rules make of it (reference, fact 4)."""
-    t, s, x0 = times[i], times[i + 1], weighted((gain(degradation, times[i]), path[i]))
+def prediction(name, degradation, times, path, i):
+    """x̂_0 of step i as a sum of sources: k x, corrected as the second-order samplers do."""
+    t, s, x0 = times[i], times[i + 1], weighted_sum((gain(degradation, times[i]), path[i]))
     if name.startswith("Heun") and s > 0:
         kappa = sigma_at(degradation, s) / sigma_at(degradation, t)
-        share = alpha_at(degradation, s) - kappa * alpha_at(degradation, t)
-        x_next = weighted((share * gain(degradation, s), x0), (kappa * gain(degradation, s), path[i]))
+        x0_coef = alpha_at(degradation, s) - kappa * alpha_at(degradation, t)
+        x_next = weighted_sum((x0_coef * gain(degradation, s), x0), (kappa * gain(degradation, s), path[i]))
         weight = level(degradation, t) / level(degradation, s) / 2 if "slopes" in name else 0.5
         if "integrals" in name:
             scaled = [alpha_at(degradation, u) / sigma_at(degradation, u) for u in (t, (t + s) / 2, s)]
             mean = (scaled[0] + 4 * scaled[1] + scaled[2]) / 6
             weight = (scaled[2] - mean) / (scaled[2] - scaled[0])
-        return weighted((1 - weight, x0), (weight, x_next))
+        return weighted_sum((1 - weight, x0), (weight, x_next))
     if name.startswith("Multistep") and i > 0 and (s > 0 or "lambda" not in name):
-        places = [math.log(level(degradation, u)) if "lambda" in name else u for u in (times[i - 1], t, s)]
-        half = (places[1] - places[2]) / (places[0] - places[1]) / 2
-        return weighted((1 + half, x0), (-half * gain(degradation, times[i - 1]), path[i - 1]))
+        variable = [math.log(level(degradation, u)) if "lambda" in name else u for u in (times[i - 1], t, s)]
+        half = (variable[1] - variable[2]) / (variable[0] - variable[1]) / 2
+        return weighted_sum((1 + half, x0), (-half * gain(degradation, times[i - 1]), path[i - 1]))
     return x0
 
 
 def responses(name, degradation, times):
-    """How much of each source (x_1, z, η_1, η_2 …) is in x at each time of a walk on N(0, λ): closed form."""
-    times, path = list(times), [{"x1": 1.0}]
+    """How much of each source (x_1, z, η_1, η_2 …) is in x at each time of a trajectory on N(0, λ): closed form."""
+    path = [{"x1": 1.0}]
     for i, (t, s) in enumerate(itertools.pairwise(times)):
         sigma_t, sigma_s = sigma_at(degradation, t), sigma_at(degradation, s)
-        kappa, zeta, held = rule(name, degradation, t, s)
-        share = alpha_at(degradation, s) - kappa * alpha_at(degradation, t)
-        here = corrected(degradation, t, i, path[i]) if name == "AnnealedLangevin" else path[i]
-        x = weighted((share, guess(name, degradation, times, [*path[:i], here], i)), (kappa, here))
-        if held:
+        kappa, zeta = RULES[name](Levels(degradation, t, s))
+        x0_coef = alpha_at(degradation, s) - kappa * alpha_at(degradation, t)
+        now = corrected(degradation, t, i, path[i]) if name == "AnnealedLangevin" else path[i]
+        x = weighted_sum((x0_coef, prediction(name, degradation, times, [*path[:i], now], i)), (kappa, now))
+        if name in FIXED_NOISE:
             x["z"] = x.get("z", 0.0) + sigma_s - kappa * sigma_t
         if zeta:
             x[f"eta{i}"] = zeta
@@ -107,26 +82,28 @@ def responses(name, degradation, times):
     return path
 
 
-# Churn has its own test in test_identities.py; the ε of predictor-corrector depends on the image: test_langevin.py.
-ELSEWHERE = {"Heun with churn", "PredictorCorrector", "PredictorCorrector of the flow"}
+# test_edm.py tests churn. The ε of predictor-corrector depends on the image: test_langevin.py tests it.
+ELSEWHERE = {"Heun with churn", "PredictorCorrector", "PredictorCorrector with the flow"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_has_a_reference_rule(name):
+    assert (name in RULES) != (name in ELSEWHERE), "add its κ and ζ to RULES in tests/helpers/sampler_cases.py"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ELSEWHERE])
-def test_every_step_mixes_its_sources_as_the_closed_form_says(name, schedule, steps):
-    """The Gaussian's restorer is linear, so x is a sum of sources with known weights: no statistics are needed."""
+def test_every_step_is_the_sum_of_sources_of_the_closed_form(name, schedule, steps):
+    """The conditional mean is linear, so x is a sum of sources with known weights: no statistics are needed."""
     degradation = GaussianNoise(20, schedule)
     sampler = SAMPLERS[name](steps)
     x1, z = torch.randn(2, 2, 1, 3, 3, dtype=torch.float64, generator=keyed_generator(0))
-    walk = list(
-        sampler.trajectory(
-            GaussianOracle(degradation, 0.0, VARIANCE), degradation, x1, {"noise": z}, keyed_generator("walk")
-        )
-    )
-    expected = responses(name, degradation, [step.t for step in walk])
-    generator, sources = keyed_generator("walk"), {"x1": x1, "z": z}
-    for step, weights in zip(walk, expected, strict=True):
+    oracle = GaussianOracle(degradation, 0.0, VARIANCE)
+    trajectory = list(sampler.trajectory(oracle, degradation, x1, {"noise": z}, keyed_generator("steps")))
+    expected = responses(name, degradation, [step.t for step in trajectory])
+    generator, sources = keyed_generator("steps"), {"x1": x1, "z": z}
+    for step, weights in zip(trajectory, expected, strict=True):
         for source in weights:
             if source not in sources:
                 sources[source] = torch.randn(x1.shape, dtype=torch.float64, generator=generator)
@@ -140,14 +117,14 @@ def exact_variance(sampler, degradation, variance_at_1):
     for t, s in itertools.pairwise(sampler.times(degradation)):
         kappa, zeta = sampler.coefficients(degradation, t, s)
         alpha_t, alpha_s, sigma_t = alpha_at(degradation, t), alpha_at(degradation, s), sigma_at(degradation, t)
-        gain = VARIANCE * alpha_t / (VARIANCE * alpha_t**2 + sigma_t**2)
-        v = (alpha_s * gain + kappa * (1 - alpha_t * gain)) ** 2 * v + zeta**2
+        k = VARIANCE * alpha_t / (VARIANCE * alpha_t**2 + sigma_t**2)
+        v = (alpha_s * k + kappa * (1 - alpha_t * k)) ** 2 * v + zeta**2
     return v
 
 
 @pytest.mark.parametrize("sampler", [ProbabilityFlow, DDPM, lambda n: DDIM(n, 0.5)], ids=["flow", "DDPM", "DDIM(.5)"])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_variance_of_the_samples_converges_to_that_of_the_data(sampler, schedule):
+def test_the_variance_of_samples_converges_to_that_of_the_data(sampler, schedule):
     degradation = GaussianNoise(1000, schedule)
     end = VARIANCE * alpha_at(degradation, 1) ** 2 + sigma_at(degradation, 1) ** 2
     errors = [abs(exact_variance(sampler(n), degradation, end) / VARIANCE - 1) for n in (10, 50, 250)]
@@ -164,15 +141,15 @@ def test_one_step_of_ddim_shrinks_the_variance_by_the_known_factor():
     assert exact_variance(DDIM(1), degradation, end) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_walk_of_a_shifted_gaussian_keeps_its_mean():
+def test_a_trajectory_of_a_shifted_gaussian_keeps_its_mean():
     degradation = GaussianNoise(50)
     x = torch.full((1, 1, 1, 1), alpha_at(degradation, 1) * MEAN, dtype=torch.float64)
-    walk = ProbabilityFlow().trajectory(GaussianOracle(degradation, MEAN, VARIANCE), degradation, x)
-    for step in walk:
+    trajectory = ProbabilityFlow().trajectory(GaussianOracle(degradation, MEAN, VARIANCE), degradation, x)
+    for step in trajectory:
         assert step.x.item() == pytest.approx(alpha_at(degradation, step.t) * MEAN, abs=1e-12)
 
 
-WALKS = [
+COMBINATIONS = [
     *[(schedule, name) for schedule in ("cosine", "linear") for name in SAMPLERS if name not in CORRECTED],
     *[
         ("warm blur", name)
@@ -182,9 +159,9 @@ WALKS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "name"), WALKS, ids=lambda value: value)
-def test_a_perfect_restorer_s_walk_has_the_forward_s_variance_at_every_time(case, name):
-    """Spine check 5: x_s | x_0 ~ N(D_s x_0, σ_s²) within 1 %, also between grid points."""
+@pytest.mark.parametrize(("case", "name"), COMBINATIONS, ids=lambda value: value)
+def test_a_perfect_denoiser_gives_the_variance_of_the_forward_process(case, name):
+    """Spine check 5: x_s | x_0 ~ N(D_s x_0, σ_s²) within 1 % at every time, also between grid points."""
     warm = case == "warm blur"
     degradation = GaussianBlur(20, 5, noise=0.8) if warm else GaussianNoise(20, case)
     clean = torch.linspace(-1, 1, 16, dtype=torch.float64).view(1, 1, 4, 4).expand(20_000, -1, -1, -1)
@@ -203,8 +180,6 @@ def test_the_mixture_oracle_of_one_gaussian_is_the_gaussian_oracle():
     one = torch.ones(1, dtype=torch.float64)
     means = torch.full((1, 1, 2, 2), MEAN, dtype=torch.float64)
     oracle = MixtureOracle(one, means, VARIANCE * torch.eye(4, dtype=torch.float64)[None], degradation)
-    x, t = (
-        torch.randn(6, 1, 2, 2, dtype=torch.float64, generator=keyed_generator(0)),
-        torch.linspace(0.05, 1, 6).double(),
-    )
+    x = torch.randn(6, 1, 2, 2, dtype=torch.float64, generator=keyed_generator(0))
+    t = torch.linspace(0.05, 1, 6).double()
     assert torch.allclose(oracle(x, t), GaussianOracle(degradation, MEAN, VARIANCE)(x, t), rtol=0, atol=1e-12)

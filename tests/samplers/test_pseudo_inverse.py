@@ -1,4 +1,4 @@
-"""Spine check 13: with the pseudo-inverse as restorer a cold walk finds what the end of the degradation has kept."""
+"""Cold sampling with the pseudo-inverse as the denoiser recovers what D_1 keeps of an image (spine check 13)."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ SAMPLERS = {
     "Direct": lambda: Direct(),
     "Naive": Naive,
     "Cold": Cold,
-    "flow": ProbabilityFlow,
+    "ProbabilityFlow": ProbabilityFlow,
     "Heun": Heun,
     "Multistep": Multistep,
 }
 
 
 class PseudoInverse:
-    """x̂_0 = D_t⁺ x_t: the least image that explains what is seen."""
+    """x̂_0 = D_t⁺ x_t: the image of minimum norm that explains x_t."""
 
     def __init__(self, degradation):
         self.degradation = degradation
@@ -36,25 +36,25 @@ class PseudoInverse:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("case", DEGRADATIONS)
-def test_an_image_in_the_range_of_the_transpose_of_the_end_comes_back(case, name):
+def test_images_in_the_range_of_the_adjoint_of_d_1_are_recovered(case, name):
     degradation = DEGRADATIONS[case]()
     one = torch.ones(1, dtype=torch.float64)
-    seed = torch.randn(4, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    clean = degradation.adjoint(seed, one.expand(4), {})
+    y = torch.randn(4, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    clean = degradation.adjoint(y, one.expand(4), {})
     x = degradation(clean, one.expand(4), {})
     restored = SAMPLERS[name]()(PseudoInverse(degradation), degradation, x)
     assert (restored - clean).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("case", ["pixelation", "desaturation"])
-def test_of_any_other_image_comes_back_its_part_in_that_range(case):
-    """The lost part does not: D_1⁺ D_1 is a projection, and no sampler can know more."""
+def test_other_images_lose_their_part_outside_that_range(case):
+    """D_1⁺ D_1 is a projection, and no sampler can recover what it removes."""
     degradation = DEGRADATIONS[case]()
     one = torch.ones(1, dtype=torch.float64)
     clean = torch.randn(4, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     matrix = dense_matrix(degradation, SHAPE, one)
-    kept = (clean.flatten(1) @ (torch.linalg.pinv(matrix, rtol=1e-9) @ matrix).mT).view_as(clean)
-    assert (kept - clean).abs().max() > 0.5
+    projected = (clean.flatten(1) @ (torch.linalg.pinv(matrix, rtol=1e-9) @ matrix).mT).view_as(clean)
+    assert (projected - clean).abs().max() > 0.5
     x = degradation(clean, one.expand(4), {})
     for sampler in SAMPLERS.values():
-        assert (sampler()(PseudoInverse(degradation), degradation, x) - kept).abs().max() < 1e-9
+        assert (sampler()(PseudoInverse(degradation), degradation, x) - projected).abs().max() < 1e-9

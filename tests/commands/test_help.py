@@ -1,0 +1,79 @@
+"""The help: each command on one screen, its own options first, an example, and where the rest is."""
+
+import inspect
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers.runs import CONFIGS, fail
+
+from diffusion_lightning.commands.help import COMMANDS, EXAMPLES, OBJECTS
+from diffusion_lightning.commands.trainer import DiffusionTrainer
+
+OURS = ("generate", "restore", "preview", "compare")
+LINES, COLUMNS = 60, 100
+
+
+def help_of(folder: Path, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    failure = fail(folder, capsys, *argv)
+    assert failure.status == 0
+    return failure.text
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_on_one_screen(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = help_of(tmp_path, capsys, *command.split(), "--help").splitlines()
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) <= COLUMNS
+    assert "Lightning Trainer command line tool" not in "\n".join(lines)
+
+
+def test_help_of_the_program_lists_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(tmp_path, capsys, "--help")
+    assert all(f"  {command} " in text for command in COMMANDS)
+    assert "any image degradation" in text
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_help_has_every_option_of_the_command(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(tmp_path, capsys, command, "--help")
+    options = [name for name in inspect.signature(getattr(DiffusionTrainer, command)).parameters if name not in OBJECTS]
+    assert all(f"  --{option} " in text for option in options)
+    assert f"{command} --help-all" in text
+    purpose, configuration = text.index("options:"), text.index("--trainer.KEY")
+    assert text.index(f"--{options[0]}") > purpose
+    assert configuration > text.index(f"--{options[-1]}"), "the command's own options come first"
+
+
+@pytest.mark.parametrize("command", ["generate", "restore"])
+def test_help_does_not_require_what_a_checkpoint_supplies(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(tmp_path, capsys, command, "--help")
+    assert "required" not in text
+    assert "--config" not in text
+    assert "--data" not in text
+
+
+def test_help_all_shows_every_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(tmp_path, capsys, "generate", "--help-all")
+    for option in ("--trainer.precision", "--ckpt_path", "--model CONFIG", "--batch_size", "--seed_everything"):
+        assert option in text
+    assert len(text.splitlines()) > LINES
+
+
+def test_no_arguments_print_the_help_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failure = fail(tmp_path, capsys)
+    assert failure.status == 2
+    assert "usage: diffusion-lightning COMMAND" in failure.text
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_the_examples_name_files_and_options_that_exist(command: str) -> None:
+    words = shlex.split(EXAMPLES[command])
+    options = inspect.signature(getattr(DiffusionTrainer, command)).parameters
+    for flag, value in zip(words, [*words[1:], ""], strict=True):
+        if flag == "--config":
+            assert (CONFIGS.parent / value).is_file()
+        elif flag.startswith("--") and "." not in flag:
+            assert flag[2:].partition("+")[0] in options
