@@ -20,7 +20,7 @@ setup: $(VENV)/.dev ## make .venv and install the package with its development t
 # Validated once, at the end, so that each table and image is printed once.
 LAST := --trainer.check_val_every_n_epoch 40
 
-demo: $(VENV)/.dev ## train two small models on embedded images and show what they generate and restore (runs/)
+demo: $(VENV)/.dev ## train two small models on digits, generate and restore images with them, and print their paths (runs/)
 	@echo "1/3 generation: training configs/warm_blur.yaml"
 	$(CLI) fit --config configs/warm_blur.yaml $(LAST)
 	@echo "2/3 restoration: training configs/blur.yaml"

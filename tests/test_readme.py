@@ -70,7 +70,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             settings = re.sub(pattern, replacement, settings, flags=re.MULTILINE)
         (folder / "configs" / path.name).write_text(settings)
     make_environment(folder / ".venv", folder)
-    write_images(folder / "my_images", 64, (64, 64))
+    for name in ("my_images", "degraded_images"):
+        write_images(folder / name, 64, (64, 64))
     variables = {
         "PATH": os.defpath,
         "HOME": str(folder),

@@ -118,8 +118,8 @@ class EvaluationCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the number of validations, so that a resumed run evaluates in the same ones.
 
-        The number belongs to the run and is the same for all callbacks. It is not in ``state_dict``, which Lightning
-        wants under a key of its own for each callback and rejects with a traceback where two keys are equal.
+        The number belongs to the run and is the same for all callbacks. It is not in ``state_dict``, for which
+        Lightning needs a different key for each callback: two equal keys would end the run with a traceback.
         """
         checkpoint["validations"] = self._validations
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, with warm-up: it is what is validated, saved, and kept at the end."""
+"""Exponential moving average of the weights, with warm-up: the average is validated, saved, and kept at the end."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ class EMA(WeightAveraging):
                 mean.data = mean.data.to(torch.promote_types(weight.dtype, torch.float32))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Average, and count."""
+        """Update the average, and count the update."""
         step = trainer.global_step
         if step > self._latest_update_step and self.should_update(step_idx=step - 1):
             self._average(pl_module)

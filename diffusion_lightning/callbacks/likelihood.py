@@ -37,7 +37,7 @@ class Likelihood(EvaluationCallback):
     the same in every validation.
 
     A network that predicts ε on a schedule whose α_1 is nearly 0, such as the cosine schedule, has a flow too steep for
-    32 steps unless its predictions are clipped: a trained model then has hundreds of bits.
+    32 steps unless its predictions are clipped: a trained model then has hundreds of bits per dimension.
 
     Args:
         images: Held-out images to evaluate.

@@ -26,8 +26,8 @@ STATES = ("degraded", "direct", "sampled")
 class RestorationMetrics(EvaluationCallback):
     """Degrades held-out images to t = 1, restores them, and logs and prints RMSE, SSIM, PSNR and FID of the results.
 
-    ``direct`` is the first prediction of x_0, ``sampled`` the result of the sampler. The first few are logged as an
-    image.
+    ``direct`` is the first prediction of x_0, ``sampled`` the result of the sampler. The first few are logged as a
+    grid.
 
     Args:
         images: Held-out images to restore.

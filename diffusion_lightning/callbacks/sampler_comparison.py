@@ -46,7 +46,7 @@ class SamplerComparison(EvaluationCallback):
     """Generates the same images with several samplers and compares them with the held-out images.
 
     Args:
-        samplers: The samplers; their own numbers of steps do not count. Equal labels are numbered.
+        samplers: The samplers; their own numbers of steps are ignored. Samplers with equal labels are numbered.
         steps: The numbers of steps.
         features: The network of the Fréchet distance.
         output: The folder of the table, samplers.csv, and the plot, samplers.png.

@@ -16,7 +16,7 @@ class ImageWriter(BasePredictionWriter):
     """Writes every predicted image as a PNG; each rank writes its own.
 
     Args:
-        output: The folder; ``predictions`` under the trainer's root if None.
+        output: The folder; ``predictions`` in the trainer's ``default_root_dir`` if None.
         names: The name of image i without its suffix; its number by default.
     """
 

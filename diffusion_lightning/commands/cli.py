@@ -23,13 +23,9 @@ import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
 from diffusion_lightning.commands.help import PROGRAM, help_text
 from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
-from diffusion_lightning.commands.trainer import DiffusionTrainer
+from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.core.checkpoints import read_checkpoint
 from diffusion_lightning.data import DegradationDataModule
-
-NO_DATA = ("generate", "restore")
-NEEDS_CHECKPOINT = ("generate", "restore", "compare")
-NO_LOGGER = ("generate", "restore", "preview", "compare", "predict")
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
 
@@ -71,13 +67,12 @@ class DiffusionCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's commands and ours, each with its arguments that are objects and not options."""
-        ours = {"generate", "restore", "preview", "compare"}
-        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in ours}
+        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._current_subcommand = subcommand
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand in NO_LOGGER:
+        if subcommand in OWN_COMMANDS or subcommand == "predict":
             parser.set_defaults({"trainer.logger": False})
         return parser
 
@@ -86,7 +81,7 @@ class DiffusionCLI(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
         parser.set_defaults({"model": {"class_path": DEFAULT_MODULE}})
-        required = self._current_subcommand not in NO_DATA
+        required = self._current_subcommand not in WITHOUT_DATA
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -95,7 +90,7 @@ class DiffusionCLI(LightningCLI):
         subcommand = next((word for word in argv if word in self._subcommand_parsers), None)
         path = flag_value("--ckpt_path", argv)
         keyword = path in ("last", "best", "hpc")
-        if (path is None or keyword) and subcommand in NEEDS_CHECKPOINT and "--help" not in argv:
+        if (path is None or keyword) and subcommand in NEED_CHECKPOINT and "--help" not in argv:
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
             saved = read_checkpoint(path).get("hyper_parameters", {})

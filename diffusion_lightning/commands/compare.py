@@ -30,14 +30,19 @@ def compare(
         model: The model.
         datamodule: The data, with whose held-out images the generated ones are compared.
         features: The network of the Fréchet distance, such as DigitsClassifier or InceptionV3.
-        samplers: The samplers; ProbabilityFlow and, where it is defined, DDPM by default. --samplers+=Heun adds one.
-        steps: The numbers of steps; 5, 10, 20 and 50 by default.
-        ckpt_path: The checkpoint that `fit` wrote.
+        samplers: The samplers, one --samplers+=NAME for each, such as --samplers+=Heun; if there is none,
+            ProbabilityFlow and, where it is defined, DDPM.
+        steps: The numbers of sampling steps, as a list such as '[5, 10, 20]'; 5, 10, 20 and 50 by default.
+        ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the table and the plot.
         images: Images to generate with each sampler.
-        batch_size: Images at once per device.
-        seed: Random seed.
+        batch_size: Images generated at once per device.
+        seed: Random seed: image i starts from the same x_1 for every sampler.
         weights_only: Whether to load only plain data from the checkpoint.
+
+    Example:
+        diffusion-lightning compare --config configs/ddpm.yaml --ckpt_path runs/ddpm/checkpoints/last.ckpt
+            --features DigitsClassifier --samplers+=DDPM --samplers+=Heun --steps '[5, 10, 20]'
     """
     module = as_restoration_module(model)
     default: list[Sampler] = [ProbabilityFlow()]

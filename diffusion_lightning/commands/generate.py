@@ -45,20 +45,23 @@ def generate(
         trainer: The trainer.
         model: The model.
         datamodule: Not used: the prior is saved in the checkpoint.
-        ckpt_path: The checkpoint that `fit` wrote.
+        ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the images.
         number: Number of images.
         prompt: What to generate, as text; can be repeated, image i gets prompt i, cyclically.
         prompts: A text file with one prompt per line.
-        label: The class to generate, a number; can be repeated, image i gets label i, cyclically.
-        guidance: Guidance scale: 1 is none, larger values follow the prompt or label more strongly; or the name of a
-            guidance, with arguments of its own.
-        upsampler: Checkpoint of a model that restores the images of the previous stage, enlarged, such as that of
-            configs/upsample.yaml; can be repeated.
+        label: The class to generate, an integer from 0; can be repeated, image i gets label i, cyclically.
+        guidance: Guidance scale: 1 is none, larger values follow the prompt or label more strongly. Or the name of a
+            guidance such as ClassifierGuidance, whose arguments are --guidance.KEY VALUE.
+        upsampler: Checkpoint of a model that restores the enlarged images of the previous stage, such as that of
+            configs/upsample.yaml; can be repeated, one per stage.
         sampler: The sampler, such as DDIM; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
-        seed: Random seed: image i is the same for any number, batch size and devices.
-        batch_size: Images at once per device.
+        seed: Random seed: image i is the same for any --number, --batch_size and number of devices.
+        batch_size: Images generated at once per device.
+
+    Example:
+        diffusion-lightning generate --ckpt_path runs/warm_blur/checkpoints/last.ckpt --number 64 --output generated
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
     if guidance is not None:

@@ -7,33 +7,21 @@ from importlib.metadata import metadata
 
 from docstring_parser import parse
 
-from diffusion_lightning.commands.trainer import DiffusionTrainer
+from diffusion_lightning.commands.trainer import OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 
 PROGRAM = "diffusion-lightning"
 WIDTH = 100
 
-COMMANDS = {
-    "preview": "show images of the data along a degradation, without training",
-    "fit": "train a model",
-    "validate": "evaluate a model on the held-out images",
-    "test": "evaluate a model on the test images",
-    "predict": "degrade the held-out images to t = 1, restore them and write them as files",
-    "generate": "generate images from a trained checkpoint",
-    "restore": "restore your own degraded images with a trained checkpoint",
-    "compare": "compare samplers on one checkpoint",
+EVALUATE = "--config configs/blur.yaml --ckpt_path runs/blur/checkpoints/last.ckpt"
+LIGHTNING_COMMANDS = {
+    "fit": ("Train a model.", "--config configs/blur.yaml --model.denoiser.width 32 --trainer.max_epochs 20"),
+    "validate": ("Evaluate a model on the held-out images.", EVALUATE),
+    "test": ("Evaluate a model on the test images.", EVALUATE),
+    "predict": ("Degrade the held-out images to t = 1, restore them and write them as files.", EVALUATE),
 }
+"""What Lightning's commands are for, and the arguments of an example. Those of our own are in their docstrings."""
 
-EXAMPLES = {
-    "preview": "--config configs/blur.yaml --output strip.png",
-    "fit": "--config configs/blur.yaml --model.denoiser.width 32 --trainer.max_epochs 20",
-    "validate": "--config configs/blur.yaml --ckpt_path runs/blur/checkpoints/last.ckpt",
-    "test": "--config configs/blur.yaml --ckpt_path runs/blur/checkpoints/last.ckpt",
-    "predict": "--config configs/blur.yaml --ckpt_path runs/blur/checkpoints/last.ckpt",
-    "generate": "--ckpt_path runs/warm_blur/checkpoints/last.ckpt --number 64 --output generated",
-    "restore": "--ckpt_path runs/blur/checkpoints/last.ckpt --input my_images --output restored",
-    "compare": "--config configs/ddpm.yaml --ckpt_path runs/ddpm/checkpoints/last.ckpt "
-    "--features DigitsClassifier --samplers+=DDPM --samplers+=Heun --steps '[5, 10, 20]'",
-}
+COMMANDS = (*LIGHTNING_COMMANDS, *OWN_COMMANDS)
 
 OBJECTS = ("self", "trainer", "model", "datamodule", "train_dataloaders", "val_dataloaders", "dataloaders")
 """Arguments of the commands that are built from --model, --data and --trainer."""
@@ -62,7 +50,7 @@ WITHOUT_CONFIGURATION = {
 
 
 def help_text(argv: Sequence[str]) -> str | None:
-    """The help that the arguments ask for, or None if they ask for none, or for all fields (``--help-all``)."""
+    """The help that the arguments request, or None if they request none, or all fields (``--help-all``)."""
     command = next((word for word in argv if word in COMMANDS), None)
     if "--help-all" in argv or not (argv == [] or {"-h", "--help"} & set(argv)):
         return None
@@ -71,58 +59,59 @@ def help_text(argv: Sequence[str]) -> str | None:
 
 def program_help() -> str:
     """What the program is, its commands and an example of each step."""
+    purposes = {command: _purpose_and_example(command)[0].rstrip(".") for command in COMMANDS}
     lines = [f"usage: {PROGRAM} COMMAND [options]", "", *_wrap(metadata(PROGRAM)["Summary"] + "."), "", "commands:"]
-    lines += _table(COMMANDS)
-    lines += ["", "example, from the data to new images:"]
+    lines += _table({command: text[:1].lower() + text[1:] for command, text in purposes.items()})
+    lines += ["", "example, from the data to restored images:"]
     for command in ("preview", "fit", "restore"):
-        lines += _example(command)
-    lines += [
-        "",
-        *_table({f"{PROGRAM} COMMAND --help": "the options of a command", f"{PROGRAM} --version": "the version"}),
-    ]
-    return "\n".join(lines)
+        lines += _wrap_example(command)
+    further = {f"{PROGRAM} COMMAND --help": "the options of a command", f"{PROGRAM} --version": "the version"}
+    return "\n".join([*lines, "", *_table(further)])
 
 
 def command_help(command: str) -> str:
     """What a command is for, its own options, those of the configuration, and an example."""
+    needs_config = command not in WITHOUT_DATA
+    lines = [f"usage: {PROGRAM} {command} {'--config FILE ' * needs_config}[options]", ""]
+    lines += [*_wrap(_purpose_and_example(command)[0]), "", "options:", *_table(_options(command)), ""]
+    lines += ["configuration:" if needs_config else "further options:"]
+    lines += _table(CONFIGURATION if needs_config else WITHOUT_CONFIGURATION)
+    lines += ["", "example:", *_wrap_example(command), ""]
+    return "\n".join([*lines, f"All fields, with types and defaults: {PROGRAM} {command} --help-all"])
+
+
+def _purpose_and_example(command: str) -> tuple[str, str]:
+    """One sentence, and the arguments of an example, from the docstring of a command of our own."""
+    if command in LIGHTNING_COMMANDS:
+        return LIGHTNING_COMMANDS[command]
+    documentation = parse(inspect.getdoc(OWN_COMMANDS[command]) or "")
+    (example,) = documentation.examples
+    call = " ".join((example.description or "").split())
+    return " ".join((documentation.short_description or "").split()), call.removeprefix(f"{PROGRAM} {command} ")
+
+
+def _options(command: str) -> dict[str, str]:
+    """The command's own options, with their values' kinds, and what they are."""
     function = getattr(DiffusionTrainer, command)
-    documentation = parse(inspect.getdoc(function) or "")
-    described = {argument.arg_name: argument.description or "" for argument in documentation.params}
-    own = function.__module__.startswith("diffusion_lightning.")
-    options: dict[str, str] = {}
+    described = {
+        argument.arg_name: argument.description or "" for argument in parse(inspect.getdoc(function) or "").params
+    }
+    if command in LIGHTNING_COMMANDS:
+        described |= LIGHTNING_OPTIONS
+    options = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        text = described.get(name, "") if own else LIGHTNING_OPTIONS.get(name, described.get(name, ""))
-        if name in OBJECTS or not text:
-            continue
-        default = "" if parameter.default in (None, parameter.empty) else f" [{parameter.default}]"
-        options[f"--{name} {_metavar(name)}"] = " ".join(text.split()) + default
-    needs_config = command not in ("generate", "restore")
-    configuration = CONFIGURATION if needs_config else WITHOUT_CONFIGURATION
-    purpose = (documentation.short_description or "") if own else COMMANDS[command].capitalize() + "."
-    return "\n".join(
-        [
-            f"usage: {PROGRAM} {command} {'--config FILE ' * needs_config}[options]",
-            "",
-            *_wrap(purpose),
-            "",
-            "options:",
-            *_table(options),
-            "",
-            "configuration:" if needs_config else "further options:",
-            *_table(configuration),
-            "",
-            "example:",
-            *_example(command),
-            "",
-            f"All fields, with types and defaults: {PROGRAM} {command} --help-all",
-        ]
-    )
+        text = " ".join(described.get(name, "").split())
+        if name not in OBJECTS and text:
+            default = "" if parameter.default in (None, parameter.empty) else f" [{parameter.default}]"
+            options[f"--{name} {_metavar(parameter)}"] = text + default
+    return options
 
 
-def _metavar(name: str) -> str:
+def _metavar(parameter: inspect.Parameter) -> str:
+    """What stands for the value of an option."""
     known = {"ckpt_path": "CKPT", "upsampler": "CKPT", "output": "PATH", "input": "PATH", "prompts": "FILE"}
-    numbers = ("number", "steps", "seed", "batch_size", "images", "columns", "label", "severity")
-    return known.get(name, "N" if name in numbers else "TEXT" if name == "prompt" else "VALUE")
+    kinds = {int: "N", int | None: "N", list[int] | None: "N", float: "N", list[str] | None: "TEXT"}
+    return known.get(parameter.name) or kinds.get(parameter.annotation, "VALUE")
 
 
 def _table(rows: dict[str, str]) -> list[str]:
@@ -135,9 +124,9 @@ def _table(rows: dict[str, str]) -> list[str]:
     return lines
 
 
-def _example(command: str) -> list[str]:
-    """A call of the command, wrapped where a shell continues it."""
-    call = f"{PROGRAM} {command} {EXAMPLES[command]}"
+def _wrap_example(command: str) -> list[str]:
+    """A call of the command, continued on further lines as a shell wants it."""
+    call = f"{PROGRAM} {command} {_purpose_and_example(command)[1]}"
     lines = textwrap.wrap(call, WIDTH - 4, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
     return [f"  {line} \\" for line in lines[:-1]] + [f"  {lines[-1]}"]
 

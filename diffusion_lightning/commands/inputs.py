@@ -20,7 +20,7 @@ from diffusion_lightning.data.folder import find_images
 
 
 class SamplingInputs(LightningDataModule):
-    """Yields batches for ``predict``; every rank takes each world-size-th image.
+    """Yields batches for ``predict``; rank r has the images r, r + world size, ….
 
     Args:
         number: Number of images.

@@ -1,4 +1,4 @@
-"""The words of the command line: repeated flags merged, errors shortened, advertisements left out."""
+"""Arguments and messages of the command line: repeated flags are merged, errors shortened, advertisements left out."""
 
 import contextlib
 import inspect
@@ -27,7 +27,7 @@ REWRITES = (
     (r"Expected an instantiatable class, but \S+ is abstract", "give the class first, then its arguments: CHOOSE"),
     (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "give the class_path beside init_args: CHOOSE"),
 )
-"""Messages of jsonargparse, such as that of a value that fits none of several types, and their helpful part."""
+"""Patterns in jsonargparse's messages, such as that for a value that fits none of several types, and what is shown."""
 
 BASES = {
     "model": "diffusion_lightning.modules.base.OptimizedModule",

@@ -29,8 +29,11 @@ def preview(
         datamodule: The data.
         output: The image file to write.
         images: Number of images, one per row.
-        columns: Number of values of t.
+        columns: Number of columns: values of t, equally spaced from 0 to 1.
         seed: Random seed of the degradation.
+
+    Example:
+        diffusion-lightning preview --config configs/blur.yaml --output strip.png
     """
     degradation = as_restoration_module(model).degradation
     if images < 1 or columns < 2:

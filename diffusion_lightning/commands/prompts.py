@@ -1,4 +1,4 @@
-"""The condition of `generate`: prompts, a file of prompts, and labels; image i gets number i, cyclically."""
+"""The condition of `generate`: prompts, a file of prompts, and labels; image i gets the i-th of each, cyclically."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from diffusion_lightning.modules.restoration import RestorationModule
 
 
 def build_condition(prompts: Sequence[str] | None, file: str | None, labels: Sequence[int] | None) -> Condition | None:
-    """The condition of prompts, followed by those of a file, and labels; None without any.
+    """The condition with the prompts, then those of the file, and the labels; None if there are none.
 
     Raises:
         ValueError: Prompts and labels differ in number, and neither is one.

@@ -30,15 +30,19 @@ def restore(
     Args:
         trainer: The trainer.
         model: The model.
-        input: An image file, or a folder of images.
+        input: An image file, or a folder of images, of any sizes; subfolders are searched too.
         datamodule: Not used.
-        ckpt_path: The checkpoint that `fit` wrote.
-        output: Folder for the restored images; each keeps its name, as a PNG.
-        severity: How degraded the images are, in (0, 1], where 1 is the degradation's end.
+        ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
+        output: Folder for the restored images: PNG files with the names and sizes of the originals.
+        severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
-        batch_size: Images of one size at once per device.
+        batch_size: Images of equal size restored at once per device.
+
+    Example:
+        diffusion-lightning restore --ckpt_path runs/blur/checkpoints/last.ckpt
+            --input degraded_images --output restored
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
     if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):

@@ -77,7 +77,7 @@ class Conditioner(nn.Module, ABC):
         return inputs
 
     def fit(self, condition: Condition) -> None:
-        """Learn from the conditions of all training images what must be known before training.
+        """Learn what must be known before training, such as a vocabulary, from the conditions of all training images.
 
         Raises:
             ValueError: The data do not fit this conditioner.

@@ -11,7 +11,7 @@ from diffusion_lightning.conditioning.base import ConditionEmbedding, Conditione
 from diffusion_lightning.core.conditions import Condition
 
 CACHE_BYTES = 2 * 1024**3
-"""Size of the cache of embeddings: some 40,000 captions of 32 tokens for an encoder of width 384."""
+"""Size of the cache of embeddings in bytes: some 40,000 captions of 32 tokens for an encoder of width 384."""
 
 
 class PretrainedText(Conditioner):
@@ -100,8 +100,8 @@ class _Encoder:
             self.tokenizer = AutoTokenizer.from_pretrained(self.name)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"there is no text encoder {self.name} here, and it cannot be downloaded: give a folder with one, or "
-                "a name on the Hugging Face hub where there is a network"
+                f"there is no text encoder {self.name} here, and it cannot be downloaded: give a folder with one, or, "
+                "with internet access, a name on the Hugging Face hub"
             ) from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

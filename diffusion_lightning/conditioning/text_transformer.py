@@ -23,8 +23,8 @@ class TextTransformer(Conditioner):
     """A transformer over the words or bytes of a caption.
 
     The vocabulary consists of the words of the training captions. It is found when training starts and saved in the
-    checkpoint. A text is truncated to ``max_length`` tokens. Shorter texts are filled with a learned padding that the
-    network also attends to, as in GLIDE, so that an image does not depend on the other captions of its batch. The
+    checkpoint. A text is truncated to ``max_length`` tokens. Shorter texts are padded with a learned token, to which
+    the network also attends, as in GLIDE, so that an image does not depend on the other captions of its batch. The
     empty caption is the null condition.
 
     Args:

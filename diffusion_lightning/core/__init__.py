@@ -1,1 +1,1 @@
-"""The ground that every part stands on: types, conditions, random numbers, images, tables, checkpoints."""
+"""What all parts use: types, conditions, random numbers, data sets, images, figures, tables over t, checkpoints."""

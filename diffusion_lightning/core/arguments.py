@@ -42,7 +42,7 @@ class KeepsArguments:
         """The class, with the arguments that differ from their defaults: ``DDIM(steps=20, eta=0.5)``.
 
         Args:
-            omit: Arguments to leave out, also those of arguments that keep theirs.
+            omit: Names of arguments to leave out, also in arguments that are such objects themselves.
         """
         shown = [
             f"{name}={_text(self._arguments[name], omit)}"
@@ -58,7 +58,7 @@ class KeepsArguments:
 
 
 def _text(value: object, omit: Collection[str]) -> str:
-    """Short text: arguments may be tensors or functions, whose own would fill pages."""
+    """A value as short text. Of tensors, functions and other objects it is the name: their own text may fill pages."""
     if isinstance(value, KeepsArguments):
         return value.describe(omit)
     if isinstance(value, list | tuple):

@@ -49,7 +49,7 @@ class ImageDataset(Dataset[ImageSample], ABC):
     def __getitem__(self, index: int) -> ImageSample: ...
 
     def condition(self, indices: Iterable[int]) -> Condition:
-        """The labels and captions of these items, as far as the data set has any."""
+        """The labels and captions of these items, if the data set has any."""
         chosen, found = list(indices), Condition()
         if self.labels is not None:
             found["label"] = self.labels[chosen]
@@ -59,7 +59,7 @@ class ImageDataset(Dataset[ImageSample], ABC):
 
 
 class InMemoryImages(ImageDataset):
-    """Images that are held in memory, for sources of some ten thousand small ones.
+    """Images held in memory, for sources of some ten thousand small images.
 
     Args:
         images: uint8 (N, C, H, W).

@@ -1,4 +1,4 @@
-"""Images in and out: uint8 and [-1, 1], image files, and files that are written whole or not at all.
+"""Conversion of images between uint8 and [-1, 1], reading and writing of image files, and atomic writes.
 
 Inside the package an image is a float tensor (N, C, H, W) in [-1, 1] with any number of channels. Only this file
 converts it to uint8 or back.
@@ -90,7 +90,7 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
     """Read an image file of any Pillow mode, upright (EXIF rotation applied).
 
     16-bit grey values (0..65535) are scaled to 8 bits. Floating point values are taken as 0..1, or as 0..255 if the
-    largest is above 1. Of an animation the first frame is read.
+    largest is above 1. The first frame of an animation is read.
 
     Args:
         path: The file.
@@ -103,7 +103,7 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
 
     Raises:
         ImageReadError: The file is missing, damaged, or not an image.
-        ValueError: Another number of channels, or a bad size.
+        ValueError: The number of channels is not 1, 3 or 4, or the size is not positive.
     """
     if channels not in _READABLE_CHANNELS:
         raise ValueError(f"an image file cannot be read as {channels} channels: use 1 (grey), 3 (RGB) or 4 (RGBA)")
@@ -127,7 +127,7 @@ def save_image(image: Tensor, path: str | Path) -> None:
         path: The suffix decides the format, PNG without one. Missing folders are made.
 
     Raises:
-        ValueError: Another shape or number of channels, or a suffix or format that cannot hold the image.
+        ValueError: The image has another shape or number of channels, or the format of the suffix cannot hold it.
     """
     path = Path(path)
     if image.ndim != 3 or image.shape[0] not in (1, 2, 3, 4):
@@ -182,7 +182,7 @@ def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
     floating = np.issubdtype(values.dtype, np.floating)
     top = 65535 if not floating else 1 if values.max() <= 1 else 255
     if not (values.min() >= 0 and values.max() <= top):  # written so that NaN raises
-        raise ValueError(f"grey values from {values.min()} to {values.max()} are not in 0..{top}: save it with 8 bits")
+        raise ValueError(f"grey values from {values.min()} to {values.max()} are not in 0..{top}: save them as 8 bits")
     return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
 
 

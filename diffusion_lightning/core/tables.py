@@ -64,6 +64,9 @@ class TensorCache:
 
     It is a plain object because EMA would average buffers, DDP would broadcast them and bf16 would round them. It is
     neither copied nor pickled with its owner. The cached tensors work with and without gradients.
+
+    Args:
+        maxsize: Maximum number of entries; the oldest is removed first.
     """
 
     def __init__(self, maxsize: int = 8) -> None:

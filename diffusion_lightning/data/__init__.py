@@ -1,4 +1,4 @@
-"""Data modules: one file per source, with its data set and its data module. ``base.py`` makes the triples."""
+"""Data modules: one file per source, with its data set and its data module. ``base.py`` has their interface."""
 
 from diffusion_lightning.data.base import DegradationDataModule, DegradationModule
 from diffusion_lightning.data.degrade import degrade

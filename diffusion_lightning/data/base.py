@@ -1,4 +1,4 @@
-"""The data module that all sources share: uint8 images to the device, there augmented and degraded into triples."""
+"""The data module that all sources share: it moves uint8 images to the device, and augments and degrades them there."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -36,9 +36,9 @@ class DegradationModule(Protocol):
 class DegradationDataModule(LightningDataModule, ABC):
     """Yields ``RestorationBatch(clean, degraded, t, …)`` on the device.
 
-    A subclass implements ``make_dataset``. Images travel as uint8. They are normalized, augmented and degraded on the
-    device, after the transfer, with the degradation and the time sampler of the module that is being run. Random
-    numbers have the key (seed, rank, batch) in training and (seed, image index) in evaluation: the same t and noise
+    A subclass implements ``make_dataset``. Images are transferred to the device as uint8, and normalized, augmented and
+    degraded there, with the degradation and the time sampler of the module that is being run. Random numbers have the
+    key (seed, rank, batch) in training and (seed, image index) in evaluation, where an image has the same t and noise
     in every epoch and on any number of devices.
 
     Args:
@@ -78,7 +78,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         return run_seed() if self._seed is None else self._seed
 
     def prepare_data(self) -> None:
-        """Find the images before the run writes anything, so that missing ones cost nothing."""
+        """Find the images before the run writes anything, so that missing images raise an error early."""
         fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
             self.dataset("train")
@@ -139,7 +139,7 @@ class DegradationDataModule(LightningDataModule, ABC):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> RestorationBatch:
-        """From (uint8 images, index, condition) to the triple."""
+        """From (uint8 images, index, condition) to a ``RestorationBatch``."""
         assert self.trainer is not None
         module = self.trainer.lightning_module
         if not isinstance(module, DegradationModule):

@@ -14,7 +14,7 @@ VALIDATION_FRACTION = 0.2
 class DigitsDataset(InMemoryImages):
     """Handwritten digits, grey, 10 classes of about 180: 1,438 to train on and 359 held out.
 
-    The split is fixed and keeps the proportions of the classes. The source is 8×8 with values 0..16, here 0..255.
+    The split is fixed and keeps the proportions of the classes. The source has 8×8 pixels of 0..16, scaled to 0..255.
 
     Args:
         size: Side or (height, width) to which the 8×8 images are stretched, bicubic and antialiased.

@@ -39,7 +39,7 @@ RANGES: dict[str, str] = {
 
 _FACE = 0.9  # side of the drawing of most emoji, faces among them, in units of the font's size
 _MARGIN = 1.06
-_VERSION = 1  # of what `_render` renders
+_VERSION = 1  # increased when `_render` changes, so that stored images are rendered again
 
 
 class EmojiDataset(InMemoryImages):

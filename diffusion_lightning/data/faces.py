@@ -84,7 +84,7 @@ class CelebA(_Faces):
         dataset = FolderDataset(images, self.size, 3, self.unreadable)
         dataset.subset([i for i, path in enumerate(dataset.paths) if path.name in names])
         if not dataset.paths:
-            raise ValueError(f"{partition} lists none of the images in {images}: remove it, or put its own there")
+            raise ValueError(f"{partition} lists none of the images in {images}: remove it or replace it")
         return dataset
 
 

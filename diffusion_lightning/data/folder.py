@@ -14,7 +14,7 @@ from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.captions import read_captions
 from diffusion_lightning.data.splits import Split, validation_mask
 
-# Not all that Pillow opens: it knows PDF and MPEG suffixes too.
+# Not all suffixes of Pillow, which has those of PDF and MPEG too.
 _RASTER = ("bmp", "gif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = tuple(f".{name}" for name in _RASTER)
 
@@ -52,7 +52,7 @@ class FolderDataset(ImageDataset):
 
     If all images lie in subfolders, two or more, the names of these (the first level) are the classes. Captions come
     from the table ``captions.csv`` (``file,caption``) at the root, else from a ``.txt`` file beside each image. The
-    split goes by a hash of each file's path within the folder: it stays when files are added.
+    split depends on a hash of each file's path within the folder: it does not change when files are added.
 
     Files are opened when they are needed: a folder of 100,000 is set up in a few seconds, and a damaged file raises an
     error when it is read.
@@ -144,10 +144,10 @@ class FolderDataset(ImageDataset):
 
 
 class ImageFolder(DegradationDataModule):
-    """The images of a folder and its subfolders, in any format and mode that Pillow reads.
+    """The images of a folder and its subfolders: PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or PNM, in any mode.
 
     Each is rotated upright by its EXIF tag, resized so that it covers ``size``, and cropped at the centre. Which images
-    are held out depends on a hash of the file's name alone, so it stays when images are added.
+    are held out depends only on a hash of each path within the folder, so it does not change when images are added.
 
     Labels: if all images lie in subfolders, two or more, the names of these are the classes, in alphabetical order.
     Captions: from ``captions.csv`` in the folder, a table with the columns ``file`` (the path of an image from the

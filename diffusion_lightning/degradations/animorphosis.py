@@ -17,7 +17,7 @@ FLAG = "--model.degradation.init_args.animals"
 
 
 class Animorphosis(GaussianNoise):
-    """Gaussian noise's degradation with another source of z: images of a second data set, in ``params["noise"]``.
+    """``GaussianNoise`` with another source of z: the images of a second data set, in ``params["noise"]``.
 
     The animals are opened when the first is sampled, so a checkpoint loads without them. They are stretched to the size
     of the images. Grey animals work for images of any number of channels.

@@ -147,5 +147,5 @@ class Degradation(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} is not linear, so it has no adjoint")
 
     def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """The singular values of a linear D_t on images of shape (C, H, W), in no order: float64 (B, C·H·W)."""
+        """The singular values of a linear D_t on images of shape (C, H, W), unordered: float64 (B, C·H·W)."""
         raise TypeError(f"{type(self).__name__} has no singular values in closed form")

@@ -123,10 +123,8 @@ class Fade(Degradation):
         if self.reverse:
             table = 1 - table.flip(0)
             table[0] = 1
-        if (
-            self.colour == "random"
-        ):  # the masks leave a little of the image: the last step removes it, x_1 is the colour
-            table[-1] = 0
+        if self.colour == "random":
+            table[-1] = 0  # the masks leave a little of the image: the last step removes it, so that x_1 is the colour
         return squares.to(device), table.to(device)
 
 

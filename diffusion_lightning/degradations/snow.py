@@ -41,7 +41,7 @@ MAX_SHIFT_UP, MAX_SHIFT_SIDEWAYS = 24, 17
 """The reach of ImageNet-C's blur in pixels: 2·12 upwards, and that times cos 45° to either side."""
 
 SOFTNESS = 0.1
-"""Width of ImageNet-C's soft threshold between integer severities, so that flakes grow and do not pop up."""
+"""Width of ImageNet-C's soft threshold between integer severities, so that flakes grow instead of appearing at once."""
 
 
 class Layer(NamedTuple):

@@ -185,11 +185,11 @@ class Transform(Degradation):
             result = self.function(images, **{**self.constants, **arguments})
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a foreign function raises what it likes
+        except Exception as error:  # the function may raise anything
             given = ", ".join(f"{n}={'a tensor' if isinstance(v, Tensor) else v}" for n, v in arguments.items())
             raise ValueError(
                 f"{self.name}({given}) failed on images {tuple(images.shape)}: {' '.join(str(error).split())[:300]}; "
-                "change ranges (odd numbers are [start, end, 2], tensors of 1 to 2 are [1.0, 2.0]), random or constants"
+                "change ranges, random or constants: [1, 15, 2] in ranges gives odd integers, [1.0, 2.0] gives a tensor"
             ) from error
         if not isinstance(result, Tensor) or result.shape != images.shape:
             found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__

@@ -38,7 +38,9 @@ class Autoguidance(Guidance):
         if self._weak is None:
             self._weak = load_frozen(str(self.weak_ckpt))
             if not hasattr(self._weak, "conditional_denoiser"):
-                raise ValueError(f"{self.weak_ckpt} holds a {type(self._weak).__name__}: give a RestorationModule's")
+                raise ValueError(
+                    f"{self.weak_ckpt} holds a {type(self._weak).__name__}: give the checkpoint of a RestorationModule"
+                )
         self._weak.to(device)
 
     def guide(

@@ -50,7 +50,8 @@ class ClassifierGuidance(Guidance):
             self._classifier = load_frozen(str(self.classifier))
             if not (hasattr(self._classifier, "degradation") and hasattr(self._classifier, "network")):
                 raise ValueError(
-                    f"{self.classifier} holds a {type(self._classifier).__name__}: give a DegradedClassifier's"
+                    f"{self.classifier} holds a {type(self._classifier).__name__}: "
+                    "give the checkpoint of a DegradedClassifier"
                 )
         self._classifier.to(device)
 
@@ -88,7 +89,7 @@ class ClassifierGuidance(Guidance):
             and torch.allclose(degradation.alpha(t), other.alpha(t))
             and torch.allclose(degradation.sigma(t), other.sigma(t))
         ):
+            name = type(self.classifier).__name__ if isinstance(self.classifier, nn.Module) else self.classifier
             raise ValueError(
-                f"the classifier {self.classifier} was trained on another degradation than the model: train it on the "
-                "model's own"
+                f"the classifier {name} was trained on another degradation than the model: train it on the model's own"
             )

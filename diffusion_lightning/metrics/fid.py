@@ -41,9 +41,9 @@ class InceptionV3(nn.Module):
                 metric = FrechetInceptionDistance(self.num_features, feature_extractor_weights_path=self.weights_path)
         except (URLError, OSError, ModuleNotFoundError) as error:
             raise FileNotFoundError(
-                f"FID needs the weights of Inception-v3 ({error}): download pt_inception-2015-12-05-6726825d.pth where "
-                "there is a network and give its path as the callback's features.init_args.weights_path, "
-                "or choose other features"
+                f"FID needs the weights of Inception-v3 ({error}): download pt_inception-2015-12-05-6726825d.pth "
+                "on a machine with internet access and give its path as the callback's "
+                "features.init_args.weights_path, or choose other features"
             ) from error
         self.network = metric.inception.eval().requires_grad_(False)
 

@@ -14,7 +14,7 @@ from diffusion_lightning.metrics.fid import Precomputed
 class KID(Metric):
     """Kernel distance of the predicted images from the targets: the mean over random subsets, unbiased for any size.
 
-    Log it under a name with that of the features, such as ``kid_digits``: distances in different features cannot be
+    Choose a log name that names the features, such as ``kid_digits``: distances in different features cannot be
     compared.
 
     Args:

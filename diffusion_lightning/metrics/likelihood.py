@@ -35,7 +35,7 @@ def flow_log_likelihood(
     earliest time, here t = 1/T, without adding its noise.
 
     A denoiser with kinks, such as one that clips x̂_0 to [-1, 1], has a density too: its flow is unique and the change
-    of variables holds almost everywhere. Where x̂_0 is clipped, the derivative counts as 0.
+    of variables holds almost everywhere. Where x̂_0 is clipped, the derivative is 0.
 
     Args:
         denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0, continuous in x_t and differentiable almost

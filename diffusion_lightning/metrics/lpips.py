@@ -45,8 +45,8 @@ class LPIPS(MeanMetric):
                 self.lpips = LearnedPerceptualImagePatchSimilarity(self.net)
         except (URLError, OSError) as error:
             raise FileNotFoundError(
-                f"LPIPS needs torchvision's ImageNet weights ({error}): download {WEIGHTS[self.net]} where there is a "
-                f"network and put it into {torch.hub.get_dir()}/checkpoints, or leave the metric out"
+                f"LPIPS needs torchvision's ImageNet weights ({error}): download {WEIGHTS[self.net]} on a machine "
+                f"with internet access and put it into {torch.hub.get_dir()}/checkpoints, or leave the metric out"
             ) from error
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Adversarial score matching (2009.05475): a discriminator learns to tell x̂_0 from clean images while both train."""
+"""Adversarial score matching (2009.05475): a discriminator is trained to distinguish x̂_0 from clean images."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ class AdversarialModule(RestorationModule):
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> None:  # type: ignore[override]
         """One step of the discriminator, then one of the denoiser; its restoration loss is logged as ``train/loss``."""
         denoiser_opt, disc_opt = self.optimizers()  # type: ignore[attr-defined]  # two, as configure_optimizers made them
-        # Lightning counts the steps of every optimizer: uncounted, `max_steps` and EMA count batches as elsewhere.
+        # Lightning counts the steps of every optimizer: without those of this one, `max_steps` and EMA count batches.
         disc_opt._on_before_step = disc_opt._on_after_step = lambda: None
         prediction = self.predict_training_batch(batch)
 

@@ -54,8 +54,8 @@ class OptimizedModule(LightningModule, ABC):
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""
         if index is not None:
             values = values[index >= 0]
-        # Every rank logs, a rank of only padding with weight 0: the others wait for it. Lightning averages the integer
-        # counts of the ranks and rounds: multiples of their number stay exact.
+        # Every rank must log, because the others wait for it; a rank that has only padding logs with weight 0.
+        # Lightning averages the counts of the ranks and rounds the mean: multiples of the number of ranks stay exact.
         if len(values):
             mean, count = values.mean(), len(values) * self.trainer.world_size
         else:

@@ -69,5 +69,7 @@ class DegradedClassifier(OptimizedModule):
         label = torch.as_tensor(batch.condition["label"])
         log_prob = self(batch.degraded, batch.t)
         if log_prob.shape[1] <= label.max():
-            raise ValueError(f"label {int(label.max())} is beyond the network's {log_prob.shape[1]} classes: set more")
+            raise ValueError(
+                f"label {int(label.max())} is beyond the network's {log_prob.shape[1]} classes: give the network more"
+            )
         return F.nll_loss(log_prob, label, reduction="none"), (log_prob.argmax(1) == label).float()

@@ -270,10 +270,10 @@ def as_restoration_module(module: LightningModule) -> RestorationModule:
         ValueError: It is not.
     """
     if not isinstance(module, RestorationModule):
-        raise ValueError(f"this needs a RestorationModule, got {type(module).__name__}")
+        raise ValueError(f"this command or callback needs a RestorationModule, got {type(module).__name__}")
     return module
 
 
 def _step_generators(seed: int, indices: Iterable[int] | Tensor) -> list[torch.Generator]:
-    # "walk" is part of the key of every published image: another word would change the images of every seed.
+    # "walk" is part of the random key: another word would change the images of every seed.
     return per_image_generators(seed, indices, "walk")

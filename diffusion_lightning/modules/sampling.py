@@ -1,4 +1,4 @@
-"""How a module samples: sampler, guidance, seed, and what follows the steps, in one value."""
+"""How a module samples: the sampler, the guidance, the seed, and a function that gets every step, in one value."""
 
 import dataclasses
 from collections.abc import Callable

@@ -87,7 +87,7 @@ def log_variance(degradation: Degradation, t: Tensor, v: Tensor) -> Tensor:
 
 
 def _log_variance_range(degradation: Degradation, t: Tensor) -> _LogVarianceRange:
-    """Of the grid's step at t: t < 1/T counts as 1/T, and up to 2/T the lower end is the β̃ of 2/T."""
+    """The range at t, which is at least 1/T. Below 2/T the lower end is the β̃ of 2/T, because that of 1/T is 0."""
     u = to_grid(t, degradation.steps).clamp(min=1)
     q = posterior(degradation, u / degradation.steps, (u - 1) / degradation.steps)
     second = u.clamp(min=2)

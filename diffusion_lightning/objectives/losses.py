@@ -116,7 +116,7 @@ class Huber(RestorationLoss):
 class SoftScoreMatching(L2):
     """The squared error of the degraded images, ‖D_t(x̂_0) − D_t(x_0)‖² (Soft Diffusion, 2209.05442, eq. 12).
 
-    For a linear degradation this is ‖D_t(x̂_0 − x_0)‖²: what the image has lost at t does not count.
+    For a linear degradation this is ‖D_t(x̂_0 − x_0)‖², in which errors that D_t removes have no weight.
 
     Args:
         weight: The weight of each time; 1 if None.

@@ -16,7 +16,7 @@ class HeldOutImages(Prior):
     """Degraded held-out images: for restoration, and for degradations whose D_1(x_0) has no simple distribution.
 
     Args:
-        max_images: Clean validation images to save in the checkpoint, as uint8.
+        max_images: Maximum number of clean held-out images to save in the checkpoint, as uint8.
     """
 
     split = "val"

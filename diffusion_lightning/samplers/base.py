@@ -134,7 +134,7 @@ class Sampler(KeepsArguments, ABC):
             denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0.
             degradation: The degradation of the images.
             x: The images at ``t_start``, (B, C, H, W).
-            params: The random parameters of the degradation, kept along the trajectory; a missing noise counts as 0.
+            params: The random parameters of the degradation, kept along the trajectory; a missing noise is 0.
             generator: For samplers that add noise: one generator, or one per image.
             t_start: The severity of x, in (0, 1].
 

@@ -23,7 +23,7 @@ class Direct(Naive):
         super().__init__(steps=1)
 
     def replace(self, **changes: Any) -> Self:
-        """Itself: it has one step whatever ``steps`` says, and no other argument."""
+        """The sampler itself: it has one step whatever ``steps`` says, and no other argument."""
         return self
 
 

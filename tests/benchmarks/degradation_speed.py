@@ -1,8 +1,8 @@
 """Images per second of every degradation at 32 and 128 px, the cost of a larger T, and the speed-up over a plain loop.
 
-Run ``python tests/benchmarks/degradation_speed.py``, some 20 seconds. The plain loop is the one over the steps that the
-definition suggests, or over the images where a function takes one at a time. ``imagenet_c_speed.py`` has the 19
-corruptions, ``snow_speed.py`` snow against imagecorruptions.
+Run ``python tests/benchmarks/degradation_speed.py``, half a minute of processor time. The plain loop is the one over
+the steps that the definition suggests, or over the images where a function takes one at a time. ``imagenet_c_speed.py``
+has the 19 corruptions, ``snow_speed.py`` snow against imagecorruptions.
 """
 
 import statistics

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from helpers.runs import CONFIGS, fail
 
-from diffusion_lightning.commands.help import COMMANDS, EXAMPLES, OBJECTS
-from diffusion_lightning.commands.trainer import DiffusionTrainer
+from diffusion_lightning.commands.help import COMMANDS, OBJECTS, _purpose_and_example
+from diffusion_lightning.commands.trainer import OWN_COMMANDS, DiffusionTrainer
 
-OURS = ("generate", "restore", "preview", "compare")
 LINES, COLUMNS = 60, 100
 
 
@@ -34,7 +33,7 @@ def test_help_of_the_program_lists_every_command(tmp_path: Path, capsys: pytest.
     assert "any image degradation" in text
 
 
-@pytest.mark.parametrize("command", OURS)
+@pytest.mark.parametrize("command", OWN_COMMANDS)
 def test_help_has_every_option_of_the_command(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(tmp_path, capsys, command, "--help")
     options = [name for name in inspect.signature(getattr(DiffusionTrainer, command)).parameters if name not in OBJECTS]
@@ -68,9 +67,9 @@ def test_no_arguments_print_the_help_with_status_2(tmp_path: Path, capsys: pytes
     assert "usage: diffusion-lightning COMMAND" in failure.text
 
 
-@pytest.mark.parametrize("command", EXAMPLES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_name_files_and_options_that_exist(command: str) -> None:
-    words = shlex.split(EXAMPLES[command])
+    words = shlex.split(_purpose_and_example(command)[1])
     options = inspect.signature(getattr(DiffusionTrainer, command)).parameters
     for flag, value in zip(words, [*words[1:], ""], strict=True):
         if flag == "--config":

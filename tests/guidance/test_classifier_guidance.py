@@ -193,7 +193,7 @@ def test_the_command_line_trains_a_classifier_that_guides_a_model(tmp_path: Path
     run(tmp_path, "generate", "--ckpt_path", model, "--number=2", "--steps=2", "--label=3", *guided, "--output=guided")
     assert {"guided/000000.png", "guided/000001.png", "guided/grid.png"} <= files(tmp_path)
 
-    with pytest.raises(ValueError, match=r"last\.ckpt holds a DegradedClassifier: give a RestorationModule's"):
+    with pytest.raises(ValueError, match=r"last\.ckpt holds a DegradedClassifier: give the checkpoint of a Rest"):
         Autoguidance(str(classifier)).load(torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"last\.ckpt holds a RestorationModule: give a DegradedClassifier's"):
+    with pytest.raises(ValueError, match=r"last\.ckpt holds a RestorationModule: give the checkpoint of a Deg"):
         ClassifierGuidance(str(model)).load(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The package imagecorruptions (ImageNet-C, 1903.12261), run from its source with current libraries, as a reference."""
+"""The reference of the tests: imagecorruptions (ImageNet-C, 1903.12261), run from its source with current libraries."""
 
 import builtins
 import functools
@@ -17,9 +17,9 @@ from diffusion_lightning.degradations.corruptions.frost_photographs import packa
 
 
 def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarray:
-    """What imagecorruptions makes of an RGB image, uint8 (H, W, 3), at a whole severity 1 … 5: the same shape.
+    """The result of imagecorruptions for an RGB image, uint8 (H, W, 3), at an integer severity 1 … 5: uint8 (H, W, 3).
 
-    Its random numbers are those after ``np.random.seed(seed)``, and numpy's global state is not touched.
+    Its random numbers are those after ``np.random.seed(seed)``; numpy's global state is neither used nor changed.
     """
     functions, numpy = load()
     numpy.random = np.random.RandomState(seed)
@@ -28,7 +28,7 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int) -> np.ndarra
 
 
 class _Numpy(ModuleType):
-    """Numpy as imagecorruptions knows it: with ``float_``, and with a ``random`` that nothing else uses."""
+    """Numpy as imagecorruptions expects it: with ``float_``, and with its own ``random``."""
 
     float_ = np.float64
 
@@ -42,12 +42,12 @@ class _Numpy(ModuleType):
 
 @functools.cache
 def load() -> tuple[dict[str, Callable], _Numpy]:
-    """The namespace of imagecorruptions' functions, and the numpy that they take random numbers from.
+    """The namespace of imagecorruptions' functions, and the numpy whose ``random`` they use.
 
     The package as released does not run with current libraries: it imports pkg_resources and SciPy's old namespaces,
-    and uses ``np.float_`` and scikit-image's ``multichannel``, which are gone; and its impulse noise takes fresh
-    randomness that no seed determines. Its source is therefore run here as a module of our own whose imports are
-    replaced as below. Nothing global is changed, and other code that imports the package gets the package.
+    and uses ``np.float_`` and scikit-image's ``multichannel``, which have been removed. No seed determines its impulse
+    noise. Its source is therefore run here as a separate module, with the imports replaced as below. Nothing global is
+    changed, and other code that imports imagecorruptions gets the package as released.
     """
     path = package_folder() / "corruptions.py"
     numpy = _Numpy()
@@ -66,10 +66,10 @@ def load() -> tuple[dict[str, Callable], _Numpy]:
         "pkg_resources": SimpleNamespace(resource_filename=lambda package, name: str(path.parent / name)),
     }
 
-    def find(name: str, *arguments: Any) -> Any:
+    def import_module(name: str, *arguments: Any) -> Any:
         return replacements[name] if name in replacements else builtins.__import__(name, *arguments)
 
-    own = vars(builtins) | {"__import__": find}
-    namespace: dict[str, Any] = {"__name__": "imagecorruptions.corruptions", "__builtins__": own}
+    with_import = vars(builtins) | {"__import__": import_module}
+    namespace: dict[str, Any] = {"__name__": "imagecorruptions.corruptions", "__builtins__": with_import}
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
     return namespace, numpy

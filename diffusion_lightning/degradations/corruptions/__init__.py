@@ -10,4 +10,4 @@ from diffusion_lightning.degradations.corruptions.weather import WEATHER
 
 CORRUPTIONS: dict[str, BatchedCorruption] = {**NOISES, **BLURS, **WEATHER, **COLOURS, **JPEG, **SPATTER}
 
-__all__ = ["CORRUPTIONS", "Native"]
+__all__ = ["CORRUPTIONS", "BatchedCorruption"]

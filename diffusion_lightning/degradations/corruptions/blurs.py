@@ -44,7 +44,7 @@ def _blocks(size: int, fraction: float) -> Tensor:
     coarse = max(int(size * fraction), 1)
     scale = size / coarse
     centre = (torch.arange(coarse, dtype=torch.float64)[:, None] + 0.5) * scale
-    # In Pillow's order of operations here and below, which decides about pixels whose centre lies on a rim.
+    # The order of operations here and below is Pillow's: rounding decides about pixels whose centre lies on an edge.
     pixel = torch.arange(size)
     offset = (pixel - centre + 0.5) * (1 / scale)
     near = (pixel >= (centre - scale / 2 + 0.5).floor()) & (pixel < (centre + scale / 2 + 0.5).floor())

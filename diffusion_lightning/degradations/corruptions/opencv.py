@@ -23,7 +23,7 @@ STRAIGHT, DIAGONAL, KNIGHT = UNIT, 91750, 143976
 """Lengths of the steps (0, 1), (1, 1) and (1, 2) of DIST_L2 with a mask of 5×5: 1, 1.4 and 2.1969 px."""
 
 GROWTHS = 4
-"""Steps of Canny's hysteresis between two tests whether it has ended; each test synchronizes a GPU."""
+"""Steps of Canny's hysteresis between two tests of whether it has ended; each test synchronizes a GPU."""
 
 
 def canny(grey: Tensor, low: int, high: int) -> Tensor:
@@ -71,7 +71,7 @@ def distances(edges: Tensor, max_distance: int) -> Tensor:
     """The distance of each pixel from the nearest edge, at most ``max_distance`` px, by DIST_L2 5×5: float32, in UNITs.
 
     OpenCV scans the image twice and finds the shortest paths of straight, diagonal and knight's steps. The length of
-    such a path grows with its height, so only the nearest edge of each column counts.
+    such a path grows with its height, so only the nearest edge of each column matters.
     """
     width, far = edges.shape[2], edges.shape[1] + max_distance
     row = torch.arange(edges.shape[1], dtype=torch.int32, device=edges.device)[:, None]

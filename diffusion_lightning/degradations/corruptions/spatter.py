@@ -1,7 +1,7 @@
 """ImageNet-C's spatter (1903.12261), batched: drops of water at severities 1 … 3, of mud at 4 and 5.
 
-Where it mask and how thick it is depends on nothing but the random layer of liquid, one N(0, 1) a pixel, that all
-severities fraction; the image is what is seen through it. The steps are those of imagecorruptions with OpenCV's and
+Where the liquid lies and how thick it is depends on the severity and on a random layer, one N(0, 1) per pixel, which is
+the same for all severities; it does not depend on the image. The steps are those of imagecorruptions, with OpenCV's and
 scikit-image's operations, borders and roundings.
 """
 
@@ -24,7 +24,7 @@ WATER, MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)
 
 MUD_BLUR = 1.5
 MIN_MUD = 0.8
-"""Thinner mud is removed."""
+"""The thickness below which mud is removed."""
 
 LOW, HIGH = 50, 150
 """Canny's thresholds."""
