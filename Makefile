@@ -13,7 +13,7 @@ CLI := $(BIN)/diffusion-lightning
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
-	    printf '  make %-6s  %s\n' "$$name" "$$text"; done
+	    printf '  make %-7s  %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/.dev ## make .venv and install the package with its development tools
 

@@ -3,7 +3,7 @@
 from diffusion_lightning.callbacks.ema import EMA
 from diffusion_lightning.callbacks.generation import Generation
 from diffusion_lightning.callbacks.likelihood import Likelihood
-from diffusion_lightning.callbacks.restoration import RestorationMetrics
+from diffusion_lightning.callbacks.restoration_metrics import RestorationMetrics
 from diffusion_lightning.callbacks.sampler_comparison import SamplerComparison
 from diffusion_lightning.callbacks.writer import ImageWriter
 

@@ -117,10 +117,10 @@ class EMA(WeightAveraging):
     @torch.no_grad()
     def _average(self, module: LightningModule) -> None:
         assert self._average_model is not None
-        downsample_mean: list[Tensor] = list(self._average_model.module.parameters())
-        current = [new.to(old.dtype) for old, new in zip(downsample_mean, module.parameters(), strict=True)]
+        average: list[Tensor] = list(self._average_model.module.parameters())
+        current = [new.to(old.dtype) for old, new in zip(average, module.parameters(), strict=True)]
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
-        torch._foreach_lerp_(downsample_mean, current, 1 - decay)
+        torch._foreach_lerp_(average, current, 1 - decay)
         for copy, own in zip(self._average_model.module.buffers(), module.buffers(), strict=True):
             copy.copy_(own)  # swapped with the parameters, but never averaged
         self._average_model.n_averaged += 1

@@ -38,7 +38,7 @@ def compare(
         images: Images to generate with each sampler.
         batch_size: Images generated at once per device.
         seed: Random seed: image i starts from the same x_1 for every sampler.
-        weights_only: Whether to load only plain data from the checkpoint.
+        weights_only: Whether to load only tensors and plain values, so that a checkpoint cannot run code.
 
     Example:
         diffusion-lightning compare --config configs/ddpm.yaml --ckpt_path runs/ddpm/checkpoints/last.ckpt

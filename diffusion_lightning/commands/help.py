@@ -1,13 +1,16 @@
 """The help texts: what a command is for, its own options, an example, and where the rest is, on one screen."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Sequence
 from importlib.metadata import metadata
+from typing import Any
 
 from docstring_parser import parse
 
-from diffusion_lightning.commands.trainer import OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
+from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
+from diffusion_lightning.guidance import Guidance
 
 PROGRAM = "diffusion-lightning"
 WIDTH = 100
@@ -27,24 +30,26 @@ OBJECTS = ("self", "trainer", "model", "datamodule", "train_dataloaders", "val_d
 """Arguments of the commands that are built from --model, --data and --trainer."""
 
 LIGHTNING_OPTIONS = {
-    "ckpt_path": "The checkpoint to resume or to evaluate: a file, or last.",
     "verbose": "Whether to print the results.",
-    "weights_only": "Whether to load only plain data from the checkpoint.",
+    "weights_only": "Whether to load only tensors and plain values, so that a checkpoint cannot run code.",
     "return_predictions": "",
 }
 """Help for the options of Lightning's own commands, whose docstrings fill pages; empty ones are left out."""
+
+RESUME = "The checkpoint of a run to continue: a .ckpt file, or `last`."
+LOAD = "The checkpoint to evaluate: a .ckpt file."
 
 CONFIGURATION = {
     "--config FILE": "A YAML file such as configs/blur.yaml; can be repeated, later files override earlier ones.",
     "--model.KEY VALUE": "Any field of the model, such as --model.degradation Pixelate or --model.denoiser.width 32.",
     "--data.KEY VALUE": "Any field of the data, such as --data ImageFolder --data.root my_images.",
-    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.devices 8.",
-    "--seed_everything N": "Seed of the run.",
+    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.accelerator gpu.",
+    "--seed_everything N": "Seed of the training: initial weights, order of the images, their degradation.",
     "--print_config": "Print the complete configuration and exit.",
 }
 
 WITHOUT_CONFIGURATION = {
-    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.devices 8.",
+    "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.accelerator gpu.",
     "--model.KEY VALUE": "Overrides a field of the checkpoint's model.",
 }
 
@@ -72,12 +77,22 @@ def program_help() -> str:
 def command_help(command: str) -> str:
     """What a command is for, its own options, those of the configuration, and an example."""
     needs_config = command not in WITHOUT_DATA
-    lines = [f"usage: {PROGRAM} {command} {'--config FILE ' * needs_config}[options]", ""]
+    lines = [f"usage: {PROGRAM} {command} {' '.join(_required(command))} [options]", ""]
     lines += [*_wrap(_purpose_and_example(command)[0]), "", "options:", *_table(_options(command)), ""]
     lines += ["configuration:" if needs_config else "further options:"]
     lines += _table(CONFIGURATION if needs_config else WITHOUT_CONFIGURATION)
     lines += ["", "example:", *_wrap_example(command), ""]
     return "\n".join([*lines, f"All fields, with types and defaults: {PROGRAM} {command} --help-all"])
+
+
+def _required(command: str) -> list[str]:
+    """The options that a command cannot do without."""
+    needed = ["--config FILE"] if command not in WITHOUT_DATA else []
+    for name, parameter in inspect.signature(getattr(DiffusionTrainer, command)).parameters.items():
+        checkpoint = name == "ckpt_path" and command in NEED_CHECKPOINT
+        if name not in OBJECTS and (checkpoint or parameter.default is parameter.empty):
+            needed.append(f"--{name} {_metavar(parameter)}")
+    return needed
 
 
 def _purpose_and_example(command: str) -> tuple[str, str]:
@@ -97,7 +112,7 @@ def _options(command: str) -> dict[str, str]:
         argument.arg_name: argument.description or "" for argument in parse(inspect.getdoc(function) or "").params
     }
     if command in LIGHTNING_COMMANDS:
-        described |= LIGHTNING_OPTIONS
+        described |= LIGHTNING_OPTIONS | {"ckpt_path": RESUME if command == "fit" else LOAD}
     options = {}
     for name, parameter in inspect.signature(function).parameters.items():
         text = " ".join(described.get(name, "").split())
@@ -109,9 +124,23 @@ def _options(command: str) -> dict[str, str]:
 
 def _metavar(parameter: inspect.Parameter) -> str:
     """What stands for the value of an option."""
-    known = {"ckpt_path": "CKPT", "upsampler": "CKPT", "output": "PATH", "input": "PATH", "prompts": "FILE"}
-    kinds = {int: "N", int | None: "N", list[int] | None: "N", float: "N", list[str] | None: "TEXT"}
-    return known.get(parameter.name) or kinds.get(parameter.annotation, "VALUE")
+    known = {
+        "ckpt_path": "CKPT",
+        "upsampler": "CKPT",
+        "output": "PATH",
+        "input": "PATH",
+        "prompts": "FILE",
+        "severity": "T",
+    }
+    kinds: dict[Any, str] = {
+        int: "N",
+        int | None: "N",
+        list[int] | None: "N",
+        list[str] | None: "TEXT",
+        bool: "true|false",
+    }
+    kinds |= {bool | None: "true|false", Guidance | float | None: "SCALE|NAME"}
+    return known.get(parameter.name) or kinds.get(parameter.annotation, "NAME")
 
 
 def _table(rows: dict[str, str]) -> list[str]:
@@ -125,10 +154,12 @@ def _table(rows: dict[str, str]) -> list[str]:
 
 
 def _wrap_example(command: str) -> list[str]:
-    """A call of the command, continued on further lines as a shell wants it."""
+    """A call of the command, continued on further lines as a shell wants it, where an option begins."""
     call = f"{PROGRAM} {command} {_purpose_and_example(command)[1]}"
-    lines = textwrap.wrap(call, WIDTH - 4, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
-    return [f"  {line} \\" for line in lines[:-1]] + [f"  {lines[-1]}"]
+    joined = re.sub(r" (?!--)", "\N{NO-BREAK SPACE}", call)
+    lines = textwrap.wrap(joined, WIDTH - 4, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    continued = [f"  {line} \\" for line in lines[:-1]] + [f"  {lines[-1]}"]
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in continued]
 
 
 def _wrap(text: str) -> list[str]:

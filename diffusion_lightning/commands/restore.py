@@ -55,6 +55,9 @@ def restore(
     channels = module.image_shape[0]
     for path in paths:  # an unreadable image raises an error before the first one is written
         read_image(path, channels)
+    if trainer.is_global_zero:
+        name = type(module.degradation).__name__
+        get_console().print(f"restoring from {name} at t = {severity:g} with {module.sampling.sampler}")
     inputs = UserImages(paths, channels, severity, batch_size)
     trainer.sample_to_files(module, inputs, ImageWriter(output, names))
     if trainer.is_global_zero:

@@ -6,7 +6,7 @@ from diffusion_lightning.data.digits import Digits, DigitsDataset
 from diffusion_lightning.data.emoji import Emoji, EmojiDataset
 from diffusion_lightning.data.faces import AFHQ, CelebA
 from diffusion_lightning.data.folder import FolderDataset, ImageFolder, find_images
-from diffusion_lightning.data.vision import CIFAR10, MNIST, FashionMNIST, VisionDataset
+from diffusion_lightning.data.torchvision_datasets import CIFAR10, MNIST, FashionMNIST, VisionDataset
 
 __all__ = [
     "AFHQ",

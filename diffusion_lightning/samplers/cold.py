@@ -1,4 +1,4 @@
-"""The samplers of Cold Diffusion (2208.09392): one step, Algorithm 1 and Algorithm 2. They use fixed noise."""
+"""The samplers of Cold Diffusion (2208.09392): one step, Algorithms 1 and 2; `base.py` has the loop that all share."""
 
 from typing import Any, Self
 

@@ -14,7 +14,7 @@ from torchmetrics import MeanAbsoluteError
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.callbacks import RestorationMetrics
-from diffusion_lightning.callbacks.restoration import STATES
+from diffusion_lightning.callbacks.restoration_metrics import STATES
 from diffusion_lightning.core.images import to_unit
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.data import degrade

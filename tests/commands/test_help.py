@@ -39,9 +39,27 @@ def test_help_has_every_option_of_the_command(command: str, tmp_path: Path, caps
     options = [name for name in inspect.signature(getattr(DiffusionTrainer, command)).parameters if name not in OBJECTS]
     assert all(f"  --{option} " in text for option in options)
     assert f"{command} --help-all" in text
-    purpose, configuration = text.index("options:"), text.index("--trainer.KEY")
-    assert text.index(f"--{options[0]}") > purpose
-    assert configuration > text.index(f"--{options[-1]}"), "the command's own options come first"
+    own, further = text.index("\noptions:"), text.index("  --trainer.KEY")
+    places = [text.index(f"  --{option} ") for option in options]
+    assert own < min(places), "after the purpose"
+    assert max(places) < further, "the command's own options come first"
+
+
+@pytest.mark.parametrize(
+    ("command", "required"),
+    [
+        ("fit", "--config FILE [options]"),
+        ("preview", "--config FILE [options]"),
+        ("generate", "--ckpt_path CKPT [options]"),
+        ("restore", "--input PATH --ckpt_path CKPT [options]"),
+        ("compare", "--config FILE --features NAME --ckpt_path CKPT [options]"),
+    ],
+)
+def test_usage_names_the_required_options(
+    command: str, required: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = help_of(tmp_path, capsys, command, "--help").splitlines()[0]
+    assert usage == f"usage: diffusion-lightning {command} {required}"
 
 
 @pytest.mark.parametrize("command", ["generate", "restore"])

@@ -1,4 +1,7 @@
-"""The table of Cold Diffusion (2208.09392, tables 1 to 4): degraded, direct and sampled against held-out images."""
+"""The table of Cold Diffusion (2208.09392, tables 1 to 4): degraded, direct and sampled against held-out images.
+
+Its scores are those of `metrics/restoration.py`.
+"""
 
 import copy
 

@@ -8,7 +8,7 @@ import torchvision
 from helpers.files import DIGITS, GREY, accept_any_checksum, write_cifar, write_idx
 
 from diffusion_lightning.core.images import from_uint8
-from diffusion_lightning.data.vision import VisionDataset
+from diffusion_lightning.data.torchvision_datasets import VisionDataset
 
 
 @pytest.fixture
