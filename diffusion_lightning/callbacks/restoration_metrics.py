@@ -66,8 +66,7 @@ class RestorationMetrics(EvaluationCallback):
 
     def feature_networks(self) -> list[nn.Module]:
         """The networks of the Fréchet distance and of the metrics."""
-        metrics = [metric for collection in self.metrics.values() for metric in collection.values()]
-        return [*super().feature_networks(), *self._networks, *metrics]
+        return [*super().feature_networks(), *self._networks]
 
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""
@@ -117,18 +116,18 @@ class RestorationMetrics(EvaluationCallback):
             table[state][score_name(self.features)] = value
         folder = image_dir(trainer)
         if trainer.is_global_zero:
-            get_console().print(_rich(table, self.with_suffix("Restoration of held-out images from t = 1", ", ")))
+            get_console().print(_table(table, self.with_suffix("Restoration of held-out images from t = 1", ", ")))
         if trainer.is_global_zero and self._shown:
             rows = {key: torch.cat([part[key] for part in self._shown])[: self.grid_images] for key in self._shown[0]}
             path = log_image(trainer, folder, self.with_suffix("restored", "-"), labelled_grid(rows))
             get_console().print(path, soft_wrap=True)
 
 
-def _rich(table: dict[str, dict[str, Tensor]], title: str) -> Table:
-    rich = Table(title=title)
-    rich.add_column("")
-    for score in next(iter(table.values())):
-        rich.add_column({"psnr": "PSNR/dB"}.get(score, score.upper() if "_" not in score else score), justify="right")
-    for state, scores in table.items():
-        rich.add_row(state, *(f"{value:.3f}" for value in scores.values()))
-    return rich
+def _table(scores_of: dict[str, dict[str, Tensor]], title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("")
+    for score in next(iter(scores_of.values())):
+        table.add_column({"psnr": "PSNR/dB"}.get(score, score.upper() if "_" not in score else score), justify="right")
+    for state, scores in scores_of.items():
+        table.add_row(state, *(f"{value:.3f}" for value in scores.values()))
+    return table

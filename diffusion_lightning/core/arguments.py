@@ -4,23 +4,30 @@ import inspect
 from collections.abc import Collection
 from typing import Any, Self
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
 
 class KeepsArguments:
-    """Keeps the arguments with which it was built."""
+    """Keeps the arguments with which it was built; it is not changed afterwards, but replaced."""
 
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the arguments by name, before ``__init__`` runs."""
         self = super().__new__(cls)
-        # Partial, because copying an object calls __new__ without arguments; __init__ reports missing ones.
-        self._arguments = dict(inspect.signature(cls).bind_partial(*args, **kwargs).arguments)
+        try:
+            # Partial, because copying an object calls __new__ without arguments; __init__ reports missing ones.
+            self._arguments = dict(_signature(cls).bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}() {error}") from None
         return self
 
     def __init__(self) -> None:
         """A subclass without a constructor takes no arguments."""
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether the constructor has this argument, or forwards arguments to another."""
+        parameters = _signature(cls).parameters
+        return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
     def replace(self, **changes: Any) -> Self:
         """A new object with other arguments, for instance ``sampler.replace(steps=20)``.
@@ -28,10 +35,9 @@ class KeepsArguments:
         Raises:
             ValueError: The class has no such argument.
         """
-        try:
-            bound = inspect.signature(type(self)).bind_partial(**changes)
-        except TypeError:
-            raise ValueError(f"{type(self).__name__} has no argument {' or '.join(changes)}") from None
+        if unknown := [name for name in changes if not self.accepts(name)]:
+            raise ValueError(f"{type(self).__name__} has no argument {' and no '.join(unknown)}")
+        bound = _signature(type(self)).bind_partial(**changes)
         for name, value in bound.arguments.items():
             if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[name] = {**self._arguments.get(name, {}), **value}
@@ -42,19 +48,28 @@ class KeepsArguments:
         """The class, with the arguments that differ from their defaults: ``DDIM(steps=20, eta=0.5)``.
 
         Args:
-            omit: Names of arguments to leave out, also in arguments that are such objects themselves.
+            omit: Arguments to leave out, also those of arguments that keep theirs.
         """
-        shown = [
-            f"{name}={_text(self._arguments[name], omit)}"
-            for name, parameter in inspect.signature(type(self)).parameters.items()
-            if name in self._arguments and name not in omit and parameter.kind not in _VARIADIC
-            if _text(self._arguments[name], omit) != _text(parameter.default, omit)
-        ]
-        return type(self).__name__ + (f"({', '.join(shown)})" if shown else "")
+        shown = {}
+        for name, parameter in _signature(type(self)).parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                shown |= {key: _text(value, omit) for key, value in self._arguments.get(name, {}).items()}
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and name in self._arguments:
+                text = _text(self._arguments[name], omit)
+                if text != _text(parameter.default, omit):
+                    shown[name] = text
+        arguments = ", ".join(f"{name}={text}" for name, text in shown.items() if name not in omit)
+        return type(self).__name__ + (f"({arguments})" if arguments else "")
 
     def __repr__(self) -> str:
         """See ``describe``."""
         return self.describe()
+
+
+def _signature(cls: type) -> inspect.Signature:
+    """The arguments of a class."""
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _text(value: object, omit: Collection[str]) -> str:

@@ -1,6 +1,6 @@
 """Data modules: one file per source, with its data set and its data module. ``base.py`` has their interface."""
 
-from diffusion_lightning.data.base import DegradationDataModule, DegradationModule
+from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.digits import Digits, DigitsDataset
 from diffusion_lightning.data.emoji import Emoji, EmojiDataset
@@ -14,7 +14,6 @@ __all__ = [
     "MNIST",
     "CelebA",
     "DegradationDataModule",
-    "DegradationModule",
     "Digits",
     "DigitsDataset",
     "Emoji",

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from inspect import get_annotations
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -21,12 +22,11 @@ from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.objectives.time_samplers import TimeSampler
 
-Sample = tuple[Tensor, int, dict[str, int | str]]
+IndexedSample = tuple[Tensor, int, dict[str, int | str]]
 """An image, its index, and its label and caption where it has any."""
 
 
-@runtime_checkable
-class DegradationModule(Protocol):
+class HasDegradation(Protocol):
     """What the data need of a LightningModule: how to degrade images, and which times to train on."""
 
     degradation: Degradation
@@ -141,12 +141,11 @@ class DegradationDataModule(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> RestorationBatch:
         """From (uint8 images, index, condition) to a ``RestorationBatch``."""
         assert self.trainer is not None
-        module = self.trainer.lightning_module
-        if not isinstance(module, DegradationModule):
-            raise ValueError(f"{type(module).__name__} has no degradation and time_sampler, which the data need")
+        module = _with_degradation(self.trainer.lightning_module)
         levels, index, condition = batch
         clean = from_uint8(levels)
         if self.trainer.training:
+            # The loop counts a batch after its transfer, and before its training step.
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
             clean = self._center_crop(self._augment(clean, *key))
             generator = keyed_generator(*key, "degradation", device=clean.device)
@@ -183,7 +182,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         return center_crop(images, list(self.crop))
 
     def _loader(
-        self, images: Dataset[Sample], order: Sampler[int] | None = None, drop_last: bool = False
+        self, images: Dataset[IndexedSample], order: Sampler[int] | None = None, drop_last: bool = False
     ) -> DataLoader:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
@@ -197,7 +196,14 @@ class DegradationDataModule(LightningDataModule, ABC):
         )
 
 
-class _IndexedImages(Dataset[Sample]):
+def _with_degradation(module: Any) -> HasDegradation:
+    for name in get_annotations(HasDegradation):
+        if not hasattr(module, name):
+            raise ValueError(f"{type(module).__name__} has no {name}, which the data need")
+    return module
+
+
+class _IndexedImages(Dataset[IndexedSample]):
     """Images with their index, padded to a multiple by repeats of index -1, so that all processes get equally many."""
 
     def __init__(self, images: ImageDataset, pad_to: int = 1) -> None:
@@ -207,7 +213,7 @@ class _IndexedImages(Dataset[Sample]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> IndexedSample:
         real = position < len(self.images)
         image, label, caption = self.images[position if real else 0]
         condition = {"label": label, "caption": caption}

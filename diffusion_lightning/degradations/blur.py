@@ -1,4 +1,4 @@
-"""Gaussian blur: the T sequential convolutions of Cold Diffusion (2208.09392, sec. 5.1 and 5.2) in closed form.
+"""Gaussian blur: the T sequential convolutions of Cold Diffusion (2208.09392) in closed form.
 
 All circular convolutions share the Fourier basis and all with torch's 'reflect' padding the DCT-I basis, so k of them
 are V diag(λ_k) V⁻¹ along each axis, with λ_k the product of the kernels' transfer functions.

@@ -1,4 +1,4 @@
-"""Fading (the inpainting of 2208.09392, sec. 5.2): Gaussian masks remove the image from a centre outwards."""
+"""Fading (the inpainting of 2208.09392): Gaussian masks remove the image from a centre outwards."""
 
 from typing import Literal
 

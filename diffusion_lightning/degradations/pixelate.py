@@ -1,4 +1,4 @@
-"""Pixelation (the super-resolution of 2208.09392, sec. 5.3): at step k, blocks of 2^k pixels have one value each."""
+"""Pixelation (the super-resolution of 2208.09392): at step k, blocks of 2^k pixels have one value each."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Snow: that of ImageNet-C (1903.12261, as in the package imagecorruptions), and that of 2208.09392, sec. 5.5.
+"""Snow: that of ImageNet-C (1903.12261, as in the package imagecorruptions), and that of Cold Diffusion (2208.09392).
 
 Both enlarge a field of noise, keep what is above a threshold, blur it along a line, and add this layer and its
 rotation by 180° to the brightened image. Here one layer is rendered per image, at its severity, for the whole batch.

@@ -28,8 +28,8 @@ class InceptionV3(nn.Module):
         self.weights_path = weights_path
         self.network: nn.Module | None = None
 
-    def prepare(self, cache_dir: str) -> None:
-        """Load the weights.
+    def prepare(self, cache_dir: str = "") -> None:
+        """Load the weights; ``cache_dir`` is not used.
 
         Raises:
             FileNotFoundError: They are not at ``weights_path``, or cannot be downloaded.

@@ -82,9 +82,13 @@ class RestorationModule(OptimizedModule):
         if guidance is not None:
             guidance.check(degradation)
 
-    def forward(self, x: Tensor, t: Tensor, embedding: ConditionEmbedding | None = None) -> Tensor:
-        """x̂_0 of the images x_t (B, C, H, W) at the times t (B,); see ``predict_x0``."""
-        return self.predict_x0(x, t, embedding).x0
+    def forward(self, x: Tensor, t: Tensor, embedding: ConditionEmbedding | None = None) -> Tensor | Prediction:
+        """x̂_0 of the images x_t (B, C, H, W) at the times t (B,); see ``predict_x0``.
+
+        A ``Prediction`` if the parameterization predicts the variance, which samplers use, else a tensor.
+        """
+        prediction = self.predict_x0(x, t, embedding)
+        return prediction.x0 if prediction.log_variance is None else prediction
 
     def predict_x0(self, x: Tensor, t: Tensor, embedding: ConditionEmbedding | None = None) -> Prediction:
         """x̂_0, and its log variance if the parameterization predicts it.
@@ -221,10 +225,11 @@ class RestorationModule(OptimizedModule):
         return self.sample_from(batch.degraded, float(batch.t[0]), batch.params, generators, batch.condition)
 
     def on_fit_start(self) -> None:
-        """Fit the prior and the conditioner once, on rank zero, and broadcast the result."""
+        """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
-            self.conditioner.fit(data.condition("train"))
+            if self.trainer.is_global_zero:
+                self.conditioner.fit(data.condition("train"))
             self.conditioner.state = self.trainer.strategy.broadcast(self.conditioner.state)
         if self.prior.fitted:
             return

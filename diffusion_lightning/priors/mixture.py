@@ -1,4 +1,4 @@
-"""Gaussian mixtures on a low-dimensional code of D_1(x_0): the prior of Cold Diffusion (2208.09392, sec. 5.2, 5.3)."""
+"""Gaussian mixtures on a low-dimensional code of D_1(x_0): the prior of Cold Diffusion (2208.09392, generation)."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -84,7 +84,7 @@ class ChannelMeans(MixturePrior):
 
     For noise that leaves nothing of the image (α_1 ≈ 0: cosine, linear, VP, FlowMatching) this is N(0, σ_1²); for
     α_1 = 1 (VE, Karras) σ_1 z is added to a sampled colour. For blur to the mean it is the paper's prior (2208.09392,
-    sec. 5.2), for animorphosis an animal, and for fading to a random colour that colour.
+    generation), for animorphosis an animal, and for fading to a random colour that colour.
 
     Args:
         components: Gaussians of the mixture, with full covariances.
@@ -100,7 +100,7 @@ class ChannelMeans(MixturePrior):
 
 
 class BlockMeans(MixturePrior):
-    """A Gaussian mixture on the block means of D_1(x_0), for pixelation (2208.09392, sec. 5.3), plus σ_1 z.
+    """A Gaussian mixture on the block means of D_1(x_0), for pixelation (2208.09392), plus σ_1 z.
 
     Args:
         block: The side of a block in pixels: 2^T for ``Pixelate`` with T steps.

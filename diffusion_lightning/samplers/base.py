@@ -3,7 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from rich.progress import track
@@ -97,6 +97,15 @@ class Sampler(KeepsArguments, ABC):
         self.steps = steps
         self.spacing = spacing or UniformSpacing()
 
+    def replace(self, **changes: Any) -> Self:
+        """See ``KeepsArguments.replace``. ``steps`` can be replaced in a sampler without such an argument, too."""
+        if "steps" not in changes or self.accepts("steps"):
+            return super().replace(**changes)
+        steps = changes.pop("steps")
+        changed = super().replace(**changes)
+        Sampler.__init__(changed, steps, self.spacing)
+        return changed
+
     @abstractmethod
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """κ and ζ of the step from t to s."""
@@ -128,19 +137,7 @@ class Sampler(KeepsArguments, ABC):
         generator: Generators = None,
         t_start: float = 1.0,
     ) -> Iterator[Step]:
-        """Sample and yield one ``Step`` per time of the trajectory, the last at t = 0.
-
-        Args:
-            denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0.
-            degradation: The degradation of the images.
-            x: The images at ``t_start``, (B, C, H, W).
-            params: The random parameters of the degradation, kept along the trajectory; a missing noise is 0.
-            generator: For samplers that add noise: one generator, or one per image.
-            t_start: The severity of x, in (0, 1].
-
-        Raises:
-            ValueError: ``t_start`` is outside (0, 1], or the sampler is not defined for this degradation.
-        """
+        """Sample and yield one ``Step`` per time of the trajectory, the last at t = 0; see ``__call__``."""
         if not 0 < t_start <= 1:
             raise ValueError(f"t_start={t_start}: sampling starts at a severity in (0, 1]")
         self.check(degradation)
@@ -167,11 +164,20 @@ class Sampler(KeepsArguments, ABC):
         on_step: Callable[[Step], None] | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Sample x_0 from x; the other arguments are those of ``trajectory``.
+        """Sample x_0, (B, C, H, W), from x.
 
         Args:
+            denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0.
+            degradation: The degradation of the images.
+            x: The images at ``t_start``, (B, C, H, W).
+            params: The random parameters of the degradation, kept along the trajectory; a missing noise is 0.
+            generator: For samplers that add noise: one generator, or one per image.
+            t_start: The severity of x, in (0, 1].
             on_step: Called with every ``Step``.
             progress: Whether to show a progress bar.
+
+        Raises:
+            ValueError: ``t_start`` is outside (0, 1], or the sampler is not defined for this degradation.
         """
         steps: Iterable[Step] = self.trajectory(denoise_fn, degradation, x, params, generator, t_start)
         if progress:

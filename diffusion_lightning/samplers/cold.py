@@ -23,8 +23,8 @@ class Direct(Naive):
         super().__init__(steps=1)
 
     def replace(self, **changes: Any) -> Self:
-        """The sampler itself: it has one step whatever ``steps`` says, and no other argument."""
-        return self
+        """Another such sampler: it has one step whatever ``steps`` says, and no other argument."""
+        return super().replace(**{name: value for name, value in changes.items() if name != "steps"})
 
 
 class Cold(Sampler):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor
-from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
+from torchmetrics.functional.image.lpips import _LPIPS, learned_perceptual_image_patch_similarity
 
 from diffusion_lightning.metrics import LPIPS
 
@@ -107,23 +107,36 @@ def test_batches_of_different_sizes_give_the_mean_over_all_images() -> None:
 @pytest.mark.usefixtures("alexnet")
 def test_prepare_freezes_the_network_and_keeps_the_random_state() -> None:
     metric, state = LPIPS(), torch.get_rng_state()
-    metric.prepare("unused")
+    metric.features.prepare()
     assert torch.equal(torch.get_rng_state(), state)
-    network = metric.lpips
+    network = metric.features.network
     assert network is not None
     assert not any(parameter.requires_grad for parameter in network.parameters())
     metric.train()
-    assert not network.net.training
-    metric.prepare("unused")
-    assert metric.lpips is network
+    assert not network.training
+    metric.features.prepare()
+    assert metric.features.network is network
 
 
 @pytest.mark.parametrize("net", FILES)
 def test_without_weights_prepare_names_the_file_and_the_folder(net: str, offline: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"no route to host.*{FILES[net]}") as caught:
-        LPIPS(net).prepare("unused")
+        LPIPS(net).features.prepare()
     assert f"put it into {offline}/hub/checkpoints" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16), ("squeeze", 17)])
+def test_the_least_side_of_an_image_is_the_smallest_that_the_network_takes(net: str, side: int) -> None:
+    network = _LPIPS(pretrained=False, net=net, pnet_rand=True)
+    large, small = torch.zeros(1, 3, side, side), torch.zeros(1, 3, side - 1, side)
+    network(large, large)
+    with pytest.raises(RuntimeError, match="too small"):
+        network(small, small)
+    with pytest.raises(
+        ValueError, match=f"net={net} needs images of at least {side} pixels per side, got {side - 1}×{side}"
+    ):
+        LPIPS(net).update(small, small)
 
 
 def test_an_unknown_network_is_rejected_with_the_choices() -> None:
