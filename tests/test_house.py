@@ -37,7 +37,10 @@ FACES = {"": "core modules", "__main__": "commands", "commands.cli": "modules ne
 LONGEST = 300
 """Lines of a file. More than this is two ideas."""
 
-PRIVATE_WORDS = re.compile(r"\b(told|untold|heard|hears|heeds|heeded|asked|forget)\b", re.IGNORECASE)
+PRIVATE_WORDS = re.compile(
+    r"\b(told|untold|heard|hears|heeds|heeded|asked|forget|restorer|guess|guesses|pictures?|drawn|laws?)\b",
+    re.IGNORECASE,
+)
 """Words of the first release for conditions, where the field has its own."""
 
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -34,7 +34,7 @@ class SamplerRun(NamedTuple):
 
 
 class SamplerResult(NamedTuple):
-    """One sampler at one number of steps: its label, network evaluations (NFE) per image, and the distance."""
+    """One sampler at one number of steps: its label, evaluations of the model's own network per image, the distance."""
 
     sampler: str
     steps: int

@@ -30,8 +30,10 @@ class PredictingTrainer(Trainer):
         sampling = module.sampling
         with self._progress(number * steps) as advance:
             module.sampling = sampling.replace(on_step=lambda step: advance(len(step.x)) if step.t > 0 else None)
-            self.predict(module, inputs, return_predictions=False)
-        module.sampling = sampling
+            try:
+                self.predict(module, inputs, return_predictions=False)
+            finally:
+                module.sampling = sampling
         self.strategy.barrier("written")
 
     @contextmanager
@@ -68,8 +70,19 @@ def trained_module(
         checkpoint = read_checkpoint(ckpt_path)
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
+    check_fitted(module, ckpt_path or "the model")
     sampler = sampler or module.sampling.sampler
     module.sampling = module.sampling.replace(
         sampler=sampler if steps is None else sampler.replace(steps=steps), seed=seed
     )
     return module
+
+
+def check_fitted(module: RestorationModule, name: str) -> None:
+    """Check that a module has been trained by `fit`, which fits its prior.
+
+    Raises:
+        ValueError: It has not; the message begins with ``name``.
+    """
+    if not module.prior.fitted:
+        raise ValueError(f"{name} has no fitted prior, which sampling needs: train it by `fit`")

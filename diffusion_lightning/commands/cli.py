@@ -3,17 +3,21 @@
 Values come from the command line, else from YAML, else from the checkpoint's hyperparameters, else from the defaults.
 """
 
+import inspect
 import os
 import sys
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import metadata, version
 from typing import Any, NoReturn
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich import get_console
 
 # Short class names on the command line and in YAML are those of the imported subclasses.
 import diffusion_lightning.modules
@@ -21,7 +25,7 @@ import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
-from diffusion_lightning.commands.help import PROGRAM, help_text
+from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.core.checkpoints import read_checkpoint
@@ -33,11 +37,17 @@ DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
 class Parser(LightningArgumentParser):
     """Lightning's parser, with errors on one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    checkpoint: tuple[str, str] | None = None
+    """The checkpoint whose hyperparameters are the defaults, and the name of its module."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print which argument is wrong, and exit with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"error: {shorten(message)} (see --help)\n")
+        text = shorten(message)
+        if Parser.checkpoint is not None and f"({Parser.checkpoint[1]})" in text:
+            text += "; {} is the checkpoint of a {}".format(*Parser.checkpoint)
+        sys.stderr.write(f"error: {text} (see {'--help-all' if text.startswith('--') else '--help'})\n")
         raise SystemExit(2)
 
 
@@ -81,20 +91,26 @@ class DiffusionCLI(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
         parser.set_defaults({"model": {"class_path": DEFAULT_MODULE}})
+        for name in ("ckpt_path", "weights_only"):  # the config.yaml of a run has them, and all commands take that file
+            if name not in inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters:
+                parser.add_argument(f"--{name}", type=Any, help=SUPPRESS)
         required = self._current_subcommand not in WITHOUT_DATA
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with a checkpoint's hyperparameters as defaults, so that YAML and the command line override them."""
+        Parser.checkpoint = None
         argv = merge_repeated_flags(list(args) if isinstance(args, Sequence) else sys.argv[1:])
         subcommand = next((word for word in argv if word in self._subcommand_parsers), None)
         path = flag_value("--ckpt_path", argv)
         keyword = path in ("last", "best", "hpc")
-        if (path is None or keyword) and subcommand in NEED_CHECKPOINT and "--help" not in argv:
+        helps = any(word == "--help" or word.partition("=")[0].endswith(".help") for word in argv)
+        if (path is None or keyword) and subcommand in NEED_CHECKPOINT and not helps:
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
             saved = read_checkpoint(path).get("hyper_parameters", {})
             module = {"class_path": saved.get("_class_path", DEFAULT_MODULE)}
+            Parser.checkpoint = path, module["class_path"].rpartition(".")[2]
             module["init_args"] = {name: value for name, value in saved.items() if not name.startswith("_")}
             self._subcommand_parsers[subcommand].set_defaults({"model": module})
         self.config = parser.parse_args(argv)
@@ -123,10 +139,26 @@ class DiffusionCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("validate", "test"):
-            # Its own table has these scores: Lightning's would repeat them.
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            kwargs["verbose"] &= not any(isinstance(callback, RestorationMetrics) for callback in callbacks)
+            kwargs["verbose"] &= not self._has_own_table()  # Lightning's table would repeat its scores
         return kwargs
+
+    def after_validate(self) -> None:
+        """Print the scores that no table of our own has."""
+        self._print_losses()
+
+    def after_test(self) -> None:
+        """Print the scores that no table of our own has."""
+        self._print_losses()
+
+    def _print_losses(self) -> None:
+        if self.trainer.is_global_zero and self._has_own_table():
+            for name, value in self.trainer.callback_metrics.items():
+                if name.count("/") == 1:  # not of one state, such as val/rmse/sampled
+                    get_console().print(f"{name} {value:.4g}")
+
+    def _has_own_table(self) -> bool:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return any(isinstance(callback, RestorationMetrics) for callback in callbacks)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -144,7 +176,9 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
     try:
-        DiffusionCLI(["--help" if word == "--help-all" else word for word in argv])
+        if "--help-all" in argv:
+            _print_all_help(argv)
+        DiffusionCLI(argv)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
         unexpected = isinstance(error, RuntimeError) and not mismatched
@@ -153,3 +187,12 @@ def main(args: Sequence[str] | None = None) -> None:
         remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
         sys.stderr.write(f"error: {remedy if mismatched else shorten(str(error))}\n")
         raise SystemExit(1) from error
+
+
+def _print_all_help(argv: Sequence[str]) -> NoReturn:
+    """LightningCLI's help, and the fields of the model and the data, which it does not list."""
+    command = [word for word in argv if word in DiffusionCLI.subcommands()][:1]
+    with suppress(SystemExit):
+        DiffusionCLI([*command, "--help"])
+    sys.stdout.write(f"{all_fields(argv)}\n" if command else "")
+    raise SystemExit(0)

@@ -21,7 +21,6 @@ def compare(
     images: int = 256,
     batch_size: int = 64,
     seed: int = 0,
-    weights_only: bool | None = True,
 ) -> None:
     """Compare samplers on one checkpoint: Fréchet distance against network evaluations, as a table and a plot.
 
@@ -38,7 +37,6 @@ def compare(
         images: Images to generate with each sampler.
         batch_size: Images generated at once per device.
         seed: Random seed: image i starts from the same x_1 for every sampler.
-        weights_only: Whether to load only tensors and plain values, so that a checkpoint cannot run code.
 
     Example:
         diffusion-lightning compare --config configs/ddpm.yaml --ckpt_path runs/ddpm/checkpoints/last.ckpt
@@ -54,4 +52,4 @@ def compare(
     comparison = SamplerComparison(samplers, steps or [5, 10, 20, 50], features, output, images, batch_size, seed)
     others: list[Callback] = [c for c in trainer.callbacks if not isinstance(c, EvaluationCallback)]  # type: ignore[attr-defined]
     trainer.callbacks = [*others, comparison]  # type: ignore[attr-defined]
-    trainer.validate(module, datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=weights_only)
+    trainer.validate(module, datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
 
 from diffusion_lightning.callbacks.writer import ImageWriter
-from diffusion_lightning.commands.base import PredictingTrainer, trained_module
+from diffusion_lightning.commands.base import PredictingTrainer, check_fitted, trained_module
 from diffusion_lightning.commands.inputs import PriorSamples, SamplingInputs, UpsampledImages
 from diffusion_lightning.commands.prompts import build_condition, check_condition
 from diffusion_lightning.core.checkpoints import load_frozen
@@ -44,7 +44,7 @@ def generate(
     Args:
         trainer: The trainer.
         model: The model.
-        datamodule: Not used: the prior is saved in the checkpoint.
+        datamodule: Not used, because the prior is saved in the checkpoint; `--data` is accepted for any command.
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the images.
         number: Number of images.
@@ -66,13 +66,17 @@ def generate(
     module = trained_module(model, ckpt_path, sampler, steps, seed)
     if guidance is not None:
         module.sampling = module.sampling.replace(guidance=resolve_guidance(guidance, module))
+    if module.sampling.guidance is not None:  # now, so that a wrong checkpoint raises its error before anything is made
+        module.sampling.guidance.load(module.device)
     condition = build_condition(prompt, prompts, label)
     stages = [module, *load_upsamplers(upsampler or [], module, seed)]
     conditions = [check_condition(condition, stage, strict=stage is module) for stage in stages]
     folders = [Path(output) / f"stage{k}" for k in range(1, len(stages))] + [Path(output)]
     for k, (stage, folder) in enumerate(zip(stages, folders, strict=True)):
-        inputs: SamplingInputs = PriorSamples(number, batch_size, conditions[0])
-        if k > 0:
+        inputs: SamplingInputs
+        if k == 0:
+            inputs = PriorSamples(number, batch_size, conditions[0])
+        else:
             files = [folders[k - 1] / f"{i:06d}.png" for i in range(number)]
             inputs = UpsampledImages(files, module.image_shape[0], batch_size, conditions[k])
         trainer.sample_to_files(stage, inputs, ImageWriter(str(folder)))
@@ -108,7 +112,8 @@ def load_upsamplers(paths: Sequence[str], first: RestorationModule, seed: int) -
     stages = []
     channels, *size = first.image_shape
     for path in paths:
-        stage: RestorationModule = load_frozen(path, RestorationModule)
+        stage = load_frozen(path, RestorationModule)
+        check_fitted(stage, f"--upsampler {path}")
         stage_channels, *stage_size = stage.image_shape
         if stage_channels != channels or stage_size[0] < size[0] or stage_size[1] < size[1]:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from docstring_parser import parse
 
+from diffusion_lightning.commands.fields import fields_of_parts
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.guidance import Guidance
 
@@ -52,6 +53,15 @@ WITHOUT_CONFIGURATION = {
     "--trainer.KEY VALUE": "Any option of Lightning's Trainer, such as --trainer.accelerator gpu.",
     "--model.KEY VALUE": "Overrides a field of the checkpoint's model.",
 }
+
+
+def all_fields(argv: Sequence[str]) -> str:
+    """The fields of the model and of the data, which ``--help-all`` shows after the other options."""
+    lines = []
+    for part, rows in fields_of_parts(argv).items():
+        lines += ["", f"{part}:", *_table(rows)]
+    lines += ["", f"The arguments of a part: {PROGRAM} fit --model.KEY.help CLASS, such as --model.sampler.help DDIM"]
+    return "\n".join(lines)
 
 
 def help_text(argv: Sequence[str]) -> str | None:

@@ -17,6 +17,7 @@ from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.folder import find_images
+from diffusion_lightning.modules.restoration import as_restoration_module
 
 
 class SamplingInputs(LightningDataModule):
@@ -99,14 +100,18 @@ class UpsampledImages(SamplingInputs):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """x_1 from the images of the previous stage."""
         assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
+        module = as_restoration_module(self.trainer.lightning_module)
         levels, index = batch
         x = F.interpolate(from_uint8(levels), module.image_shape[1:], mode="nearest-exact")
-        ones, generators = (
+        generators = per_image_generators(module.sampling.seed, index, "stage")
+        return degrade(
+            module.degradation,
+            x,
             torch.ones(len(x), device=x.device),
-            per_image_generators(module.sampling.seed, index, "stage"),
+            generators,
+            index,
+            select_cyclic(self.condition, index),
         )
-        return degrade(module.degradation, x, ones, generators, index, select_cyclic(self.condition, index))
 
 
 class UserImages(SamplingInputs):

@@ -19,8 +19,6 @@ REWRITES = (
     (r"- Expected a path but \S+ either not accessible or invalid - ", ""),
     (SUBTYPES, ""),
     (r" - Expected a <class 'NoneType'>", ""),
-    (r"""Parser key "([\w.]+)": Problem with given class_path '(?:\w+\.)*(\w+)': """, r"\1 (\2): "),
-    (r'Parser key "([\w.]+)": ', r"\1: "),
     (r" Given value type: .*?(?= \(see --help\)|$)", ""),
     (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
@@ -29,11 +27,14 @@ REWRITES = (
 )
 """Patterns in jsonargparse's messages, such as that for a value that fits none of several types, and what is shown."""
 
+REQUIRED = r"^--(\w+) \((\w+)\): the following arguments are required: (.*)"
+
 BASES = {
-    "model": "diffusion_lightning.modules.base.OptimizedModule",
+    "model": "diffusion_lightning.modules.base.TrainableModule",
     "data": "diffusion_lightning.data.base.DegradationDataModule",
+    "degradation": "diffusion_lightning.degradations.base.Degradation",
 }
-"""The classes of this package that Lightning's own types, LightningModule and LightningDataModule, stand for."""
+"""The base classes in this package of fields whose type the messages do not name, or name as one of Lightning's."""
 
 
 def shorten(message: str) -> str:
@@ -45,7 +46,19 @@ def shorten(message: str) -> str:
     choices = _choices(plain)
     for pattern, shorter in REWRITES:
         plain = re.sub(pattern, shorter, plain)
+    plain = _name_the_flag(plain)
+    plain = re.sub(REQUIRED, r"\2 needs \3: give --config FILE, or --\1.KEY VALUE for each", plain)
     return plain.replace("CHOOSE", choices)
+
+
+def _name_the_flag(message: str) -> str:
+    """``Parser key "model": Problem with given class_path 'a.B': Parser key "loss": …`` as ``--model.loss: …``."""
+    place = re.match(r"""(Parser key "[\w.]+": (Problem with given class_path '[\w.]+': )?)+""", message)
+    if place is None:
+        return message
+    keys = re.findall(r'Parser key "([\w.]+)"', place[0])
+    names = re.findall(r"class_path '(?:\w+\.)*(\w+)': $", place[0])
+    return f"--{'.'.join(keys)}{f' ({names[0]})' if names else ''}: {message[place.end() :]}"
 
 
 def _choices(message: str) -> str:
@@ -55,17 +68,17 @@ def _choices(message: str) -> str:
     keys = re.findall(r'Parser key "(\w+)"', message)
     base = [BASES[keys[-1]]] if keys and keys[-1] in BASES else []
     for path in base or re.findall(rf"<class '({PACKAGE}\.[\w.]+)'>", types):
-        concrete = {found.__name__ for found in _subclasses(locate(path)) if not inspect.isabstract(found)}
+        concrete = {found.__name__ for found in subclasses(locate(path)) if not inspect.isabstract(found)}
         words += sorted(name for name in concrete if name[0] != "_")
     return f"choose {', '.join(words)} or an import path" if words else "give its name or its import path"
 
 
-def _subclasses(base: Any) -> set[type]:
-    """A class of this package and its subclasses in this package."""
+def subclasses(base: Any) -> set[type]:
+    """A class of this package and its subclasses in this package; none for any other class."""
     if not isinstance(base, type) or not base.__module__.startswith(f"{PACKAGE}."):
         return set()
     below: list[type] = base.__subclasses__()
-    return {base}.union(*map(_subclasses, below))
+    return {base}.union(*map(subclasses, below))
 
 
 def merge_repeated_flags(argv: Sequence[str]) -> list[str]:

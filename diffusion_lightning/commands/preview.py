@@ -1,5 +1,7 @@
 """`preview`: the data's own images along the degradation, without training."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
@@ -9,7 +11,6 @@ from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.modules.restoration import as_restoration_module
 
 
 def preview(
@@ -35,7 +36,9 @@ def preview(
     Example:
         diffusion-lightning preview --config configs/blur.yaml --output strip.png
     """
-    degradation = as_restoration_module(model).degradation
+    degradation: Any = getattr(model, "degradation", None)
+    if degradation is None:
+        raise ValueError(f"preview shows a degradation, which {type(model).__name__} does not have")
     if images < 1 or columns < 2:
         raise ValueError(f"images={images}, columns={columns}: a preview has at least 1 image and 2 columns")
     if not isinstance(datamodule, DegradationDataModule):

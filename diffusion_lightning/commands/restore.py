@@ -31,7 +31,7 @@ def restore(
         trainer: The trainer.
         model: The model.
         input: An image file, or a folder of images, of any sizes; subfolders are searched too.
-        datamodule: Not used.
+        datamodule: Not used; `--data` is accepted for any command.
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the restored images: PNG files with the names and sizes of the originals.
         severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way.
@@ -45,19 +45,19 @@ def restore(
             --input degraded_images --output restored
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
+    name = type(module.degradation).__name__
     if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):
-        get_console().print(
-            f"The random parameters of {type(module.degradation).__name__} are unknown for your images: restoring them "
-            "in one step (Direct)."
-        )
+        if trainer.is_global_zero:
+            text = f"The random parameters of {name} are unknown for your images: restoring them in one step (Direct)."
+            get_console().print(text, soft_wrap=True)
         module.sampling = module.sampling.replace(sampler=Direct())
     paths, names = find_inputs(Path(input), Path(output))
     channels = module.image_shape[0]
     for path in paths:  # an unreadable image raises an error before the first one is written
         read_image(path, channels)
     if trainer.is_global_zero:
-        name = type(module.degradation).__name__
-        get_console().print(f"restoring from {name} at t = {severity:g} with {module.sampling.sampler}")
+        text = f"Restoring {len(paths)} image(s) from {name} at t = {severity:g} with {module.sampling.sampler}"
+        get_console().print(text, soft_wrap=True, markup=False)
     inputs = UserImages(paths, channels, severity, batch_size)
     trainer.sample_to_files(module, inputs, ImageWriter(output, names))
     if trainer.is_global_zero:

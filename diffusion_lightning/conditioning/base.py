@@ -97,8 +97,8 @@ class Conditioner(nn.Module, ABC):
         u = torch.rand(batch_size_of(condition), generator=generator)
         return drop_condition(condition, u < self.dropout)
 
-    def encode(self, condition: Condition | None, batch_size: int = 1) -> ConditionEmbedding:
-        """Embed a condition, or the null condition of ``batch_size`` images if it is None.
+    def encode(self, condition: Condition | None) -> ConditionEmbedding:
+        """Embed a condition, or the null condition of one image if it is None.
 
         Raises:
             ValueError: The condition lacks an entry, or is None and the network was trained with dropout 0.
@@ -110,5 +110,5 @@ class Conditioner(nn.Module, ABC):
                     f"guided by its unconditional prediction: give a {' and a '.join(self.condition_keys)}, and no "
                     "ClassifierFreeGuidance"
                 )
-            condition = null_condition(self.condition_keys, batch_size)
+            condition = null_condition(self.condition_keys, 1)
         return self(self.select_inputs(condition))

@@ -50,7 +50,7 @@ class KeepsArguments:
         Args:
             omit: Arguments to leave out, also those of arguments that keep theirs.
         """
-        shown = {}
+        shown: dict[str, str] = {}
         for name, parameter in _signature(type(self)).parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 shown |= {key: _text(value, omit) for key, value in self._arguments.get(name, {}).items()}
@@ -68,7 +68,7 @@ class KeepsArguments:
 
 def _signature(cls: type) -> inspect.Signature:
     """The arguments of a class."""
-    signature = inspect.signature(cls.__init__)
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # also of a subclass
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 

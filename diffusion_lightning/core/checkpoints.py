@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+
+M = TypeVar("M", bound=LightningModule)
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_frozen(path: str | Path, expected: type[LightningModule] = LightningModule) -> Any:
+def load_frozen(path: str | Path, expected: type[M] = LightningModule) -> M:  # type: ignore[assignment]
     """Load the module of a checkpoint for inference: in eval mode, its weights without gradients.
 
     The checkpoint names the module's class.
@@ -65,14 +67,14 @@ def load_frozen(path: str | Path, expected: type[LightningModule] = LightningMod
         ValueError: The file is not a checkpoint, or holds another kind of module.
     """
     class_path = read_checkpoint(path).get("hyper_parameters", {}).get("_class_path")
+    if class_path is None:
+        raise ValueError(f"{path} does not name its module, which was built in Python: pass the module itself")
     try:
         with torch.inference_mode(False):  # else its weights could not take part in a gradient
             module = LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be loaded as a module{f' {class_path}' if class_path else ''}: give a checkpoint that "
-            "`fit` wrote, or pass the module itself"
-        ) from error
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be loaded as a {class_path}: {reason}") from error
     if not isinstance(module, expected):
         raise ValueError(f"{path} holds a {type(module).__name__}: give the checkpoint of a {expected.__name__}")
     return module.eval().requires_grad_(False)

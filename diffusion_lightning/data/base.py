@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from inspect import get_annotations
 from typing import Any, Protocol
 
 import torch
@@ -197,9 +196,8 @@ class DegradationDataModule(LightningDataModule, ABC):
 
 
 def _with_degradation(module: Any) -> HasDegradation:
-    for name in get_annotations(HasDegradation):
-        if not hasattr(module, name):
-            raise ValueError(f"{type(module).__name__} has no {name}, which the data need")
+    if not all(hasattr(module, name) for name in ("degradation", "time_sampler")):
+        raise ValueError(f"{type(module).__name__} has no degradation and time_sampler, which the data need")
     return module
 
 

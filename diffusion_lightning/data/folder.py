@@ -113,7 +113,7 @@ class FolderDataset(ImageDataset):
             numbers = {name: number for number, name in enumerate(classes)}
             self.labels = torch.tensor([numbers[name.split("/")[0]] for name in names])
         self.subset(chosen)
-        self._unreadable: set[int] = set()
+        self._skipped: set[int] = set()
 
     def subset(self, indices: Sequence[int]) -> None:
         """Keep only the images of these indices, with their labels and captions."""
@@ -128,7 +128,7 @@ class FolderDataset(ImageDataset):
         index = range(len(self.paths))[index]  # negative indices, and IndexError past the end
         for offset in range(len(self.paths)):
             candidate = (index + offset) % len(self.paths)
-            if candidate in self._unreadable:
+            if candidate in self._skipped:
                 continue
             try:
                 image = read_image(self.paths[candidate], self.channels, self.size)
@@ -136,7 +136,7 @@ class FolderDataset(ImageDataset):
                 if self.unreadable == "raise":
                     raise ImageReadError(f"{error}; remove the file or skip it with --data.unreadable skip") from error
                 warnings.warn(f"{error}; skipped", stacklevel=2)
-                self._unreadable.add(candidate)
+                self._skipped.add(candidate)
             else:
                 label = None if self.labels is None else int(self.labels[candidate])
                 return ImageSample(image, label, None if self.captions is None else self.captions[candidate])

@@ -26,9 +26,9 @@ class LPIPSNetwork(nn.Module):
         net: alex, vgg or squeeze.
     """
 
-    def __init__(self, net: str) -> None:
+    def __init__(self, net: Literal["alex", "vgg", "squeeze"]) -> None:
         super().__init__()
-        self.net = net
+        self.net: Literal["alex", "vgg", "squeeze"] = net
         self.network: nn.Module | None = None
 
     def prepare(self, cache_dir: str = "") -> None:

@@ -75,7 +75,7 @@ class AdversarialModule(RestorationModule):
         denoiser_opt.step()
         self.untoggle_optimizer(denoiser_opt)
         if (scheduler := self.lr_schedulers()) is not None:
-            scheduler.step()  # type: ignore[union-attr, call-arg]  # one, and no ReduceLROnPlateau
+            scheduler.step()  # type: ignore[union-attr]  # one, and no ReduceLROnPlateau
 
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.t))
         self.log_dict({"train/adversarial": adv_loss, "train/discriminator": disc_loss}, batch_size=len(batch.t))

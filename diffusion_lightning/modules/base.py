@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
 
 
-class OptimizedModule(LightningModule, ABC):
+class TrainableModule(LightningModule, ABC):
     """A LightningModule whose optimizer and scheduler are arguments, and whose arguments are saved in checkpoints.
 
     Args:
@@ -25,7 +25,7 @@ class OptimizedModule(LightningModule, ABC):
     ) -> None:
         super().__init__()
         with without_module_warning():
-            self.save_hyperparameters()  # of the subclass that calls this too
+            self.save_hyperparameters()  # Lightning finds those of the subclass in the calling frames
         keep_serializable(self.hparams)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler

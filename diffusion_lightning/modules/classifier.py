@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.modules.base import OptimizedModule
+from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.objectives.time_samplers import TimeSampler, UniformSteps
 
 
-class DegradedClassifier(OptimizedModule):
+class DegradedClassifier(TrainableModule):
     """A classifier of images x_t at any severity t, which it takes as an input.
 
     Args:

@@ -16,7 +16,7 @@ from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
-from diffusion_lightning.modules.base import OptimizedModule
+from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
@@ -27,7 +27,7 @@ from diffusion_lightning.samplers.base import Sampler
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
 
 
-class RestorationModule(OptimizedModule):
+class RestorationModule(TrainableModule):
     """Trains a denoiser to undo a degradation, and samples with it.
 
     Args:

@@ -24,7 +24,7 @@ class RestorationLoss(ABC):
         self.weight = weight
 
     @abstractmethod
-    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def elementwise(self, x0_pred: Tensor, target: Tensor) -> Tensor:
         """The loss of each value, without the weight."""
 
     def check(self, degradation: Degradation) -> None:
@@ -81,17 +81,17 @@ class RestorationLoss(ABC):
 class L1(RestorationLoss):
     """Absolute error, the loss of Cold Diffusion; its minimizer is the median of the possible images."""
 
-    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def elementwise(self, x0_pred: Tensor, target: Tensor) -> Tensor:
         """|x̂_0 − x_0|."""
-        return (prediction - target).abs()
+        return (x0_pred - target).abs()
 
 
 class L2(RestorationLoss):
     """Squared error; its minimizer is the posterior mean E[x_0 | x_t], which sampling from a distribution needs."""
 
-    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def elementwise(self, x0_pred: Tensor, target: Tensor) -> Tensor:
         """(x̂_0 − x_0)²."""
-        return (prediction - target) ** 2
+        return (x0_pred - target) ** 2
 
 
 class Huber(RestorationLoss):
@@ -108,9 +108,9 @@ class Huber(RestorationLoss):
             raise ValueError(f"delta={delta}: the Huber loss's threshold must be positive")
         self.delta = delta
 
-    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def elementwise(self, x0_pred: Tensor, target: Tensor) -> Tensor:
         """Torch's Huber loss."""
-        return F.huber_loss(prediction, target, reduction="none", delta=self.delta)
+        return F.huber_loss(x0_pred, target, reduction="none", delta=self.delta)
 
 
 class SoftScoreMatching(L2):

@@ -88,7 +88,7 @@ class Residual(Parameterization):
         return Scalings(one, one, one, t)
 
 
-class _GaussianDiffusion(Parameterization):
+class _AlphaSigmaParameterization(Parameterization):
     """c_skip and c_out as functions of α_t and σ_t, computed in double precision because σ_t/α_t may be large."""
 
     def check(self, degradation: Degradation) -> None:
@@ -113,7 +113,7 @@ class _GaussianDiffusion(Parameterization):
         return Scalings(skip.to(t.dtype), out.to(t.dtype), torch.ones_like(t), t)
 
 
-class _NeedsSignal(_GaussianDiffusion):
+class _NeedsSignal(_AlphaSigmaParameterization):
     """Parameterizations that divide by α_t."""
 
     def check(self, degradation: Degradation) -> None:
@@ -145,7 +145,7 @@ class Score(_NeedsSignal):
         return 1 / alpha, sigma**2 / alpha
 
 
-class V(_GaussianDiffusion):
+class V(_AlphaSigmaParameterization):
     """The network predicts v = α_t z − σ_t x_0 (Salimans and Ho, 2202.00512): x̂_0 = (α_t x_t − σ_t F)/(α_t² + σ_t²)."""
 
     def skip_and_out(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ class V(_GaussianDiffusion):
         return alpha / power, -sigma / power
 
 
-class Velocity(_GaussianDiffusion):
+class Velocity(_AlphaSigmaParameterization):
     """The network predicts z − x_0, the velocity of flow matching's straight path: x̂_0 = (x_t − σ_t F)/(α_t + σ_t)."""
 
     def skip_and_out(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +162,7 @@ class Velocity(_GaussianDiffusion):
         return 1 / (alpha + sigma), -sigma / (alpha + sigma)
 
 
-class EDM(_GaussianDiffusion):
+class EDM(_AlphaSigmaParameterization):
     """The preconditioning of EDM (2206.00364, table 1): inputs and targets of unit variance at any noise level.
 
     For α_t ≠ 1 it is the preconditioning of x_t/α_t with the noise level σ_t/α_t. The network's time input is

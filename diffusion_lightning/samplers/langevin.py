@@ -75,7 +75,7 @@ class _WithCorrector(Sampler):
             step_size, noise_scale = append_dims(step_size, x), append_dims(noise_scale, x)
         return x0, x - step_size * residual + noise_scale * eta
 
-    def predict(self, state: SamplerState, x: Tensor, t: float, s: float) -> Tensor:
+    def predictor_step(self, state: SamplerState, x: Tensor, t: float, s: float) -> Tensor:
         """x_s from the corrected x_t."""
         return super().step(state, x, t, s)[1]
 
@@ -84,7 +84,7 @@ class _WithCorrector(Sampler):
         x0, x = self.correct(state, x, t, s)
         for _ in range(self.corrector_steps - 1):
             x = self.correct(state, x, t, s)[1]
-        return x0, self.predict(state, x, t, s)
+        return x0, self.predictor_step(state, x, t, s)
 
 
 class AnnealedLangevin(_WithCorrector):
@@ -123,12 +123,12 @@ class AnnealedLangevin(_WithCorrector):
         """(1, 0) to the next level, (0, 0) to the end."""
         return (1.0 if s > 0 else 0.0), 0.0
 
-    def predict(self, state: SamplerState, x: Tensor, t: float, s: float) -> Tensor:
+    def predictor_step(self, state: SamplerState, x: Tensor, t: float, s: float) -> Tensor:
         """x + D_s(x̂_0) − D_t(x̂_0): for D_s = α_s = α_t that is x for any x̂_0, and needs no evaluation."""
         degradation = state.degradation
         if s > 0 and degradation.has_alpha and alpha_at(degradation, s) == alpha_at(degradation, t):
             return x
-        return super().predict(state, x, t, s)
+        return super().predictor_step(state, x, t, s)
 
 
 class PredictorCorrector(_WithCorrector):
@@ -194,6 +194,6 @@ class PredictorCorrector(_WithCorrector):
         """The predictor's."""
         return self.predictor.coefficients(degradation, t, s)
 
-    def predict(self, state: SamplerState, x: Tensor, t: float, s: float) -> Tensor:
+    def predictor_step(self, state: SamplerState, x: Tensor, t: float, s: float) -> Tensor:
         """The predictor's step."""
         return self.predictor.step(state, x, t, s)[1]

@@ -86,6 +86,7 @@ def test_validate_test_and_predict_use_the_checkpoint(
     printed = capsys.readouterr().out
     assert printed.count("Restoration of held-out images") == 2
     assert "val/rmse" not in printed, "Lightning's table would repeat the scores"
+    assert printed.count("val/loss 0.") == printed.count("test/loss 0.") == 1, "which no table of our own has"
 
 
 def test_validating_the_checkpoint_reproduces_the_run(tmp_path: Path, checkpoint: Path, debug_run: Path) -> None:
@@ -235,7 +236,7 @@ RESTORE = ["restore", "--ckpt_path", "CKPT", *QUIET]
 BAD = {
     "an unknown command": (["paint"], 2, ["paint", "generate"]),
     "a missing config": (["fit", "--config", "nowhere.yaml"], 2, ["nowhere.yaml"]),
-    "no config": (["fit"], 2, ["required: degradation, denoiser"]),
+    "no config": (["fit"], 2, ["RestorationModule needs degradation, denoiser", "--config"]),
     "an empty folder": ([*FIT, *FOLDER, "--data.root=../empty"], 1, ["../empty", "put some in it"]),
     "a missing folder": ([*FIT, *FOLDER, "--data.root=../nowhere"], 1, ["../nowhere", "give a folder"]),
     "missing downloads": ([*FIT, "--data=MNIST"], 1, ["MNIST", "--data.download true"]),
@@ -274,6 +275,11 @@ BAD = {
         ["restore", "--ckpt_path", "../no_prior.ckpt", "--input=../rgb", *QUIET],
         1,
         ["no fitted prior", "`fit`"],
+    ),
+    "a guidance with another kind of file": (
+        [*GENERATE, "--guidance=Autoguidance", "--guidance.weak_ckpt=../text.ckpt"],
+        1,
+        ["../text.ckpt is not a checkpoint"],
     ),
     "a preview of an unknown format": (["preview", "--config", DEBUG, "--output=x.txt", *QUIET], 1, ["x.txt", ".png"]),
 }

@@ -45,7 +45,10 @@ SAMPLERS = (
             ["--model.sampler=Cold", "--model.sampler.spacing=Nonsense"],
             "spacing: there is no class Nonsense: choose KarrasSpacing, QuadraticSpacing, UniformSpacing or an",
         ),
-        (["--model.optimizer=Nonsense"], "model (RestorationModule): optimizer: "),
+        (
+            ["--model.optimizer=Nonsense"],
+            "--model.optimizer: there is no class Nonsense: give its name or its import path",
+        ),
         (["--model.sampler=Cold", "--model.sampler.init_args.eta=1"], "Option 'eta' is not accepted"),
     ],
     ids=[
@@ -100,10 +103,23 @@ def test_yaml_with_arguments_but_no_class_is_one_line(tmp_path: Path, capsys: py
             ["--data=Nonsense"],
             "choose AFHQ, CIFAR10, CelebA, Digits, Emoji, FashionMNIST, ImageFolder, MNIST or an",
         ),
-        (["--model.discriminator=Discriminator"], "model (RestorationModule): Option 'discriminator' is not accepted"),
-        (["--model.denoiser.widht=8"], "model (RestorationModule): denoiser (UNet): Option 'widht' is not accepted"),
+        (
+            ["--model.discriminator=Discriminator"],
+            "--model (RestorationModule): Option 'discriminator' is not accepted",
+        ),
+        (["--model.denoiser.widht=8"], "--model.denoiser (UNet): Option 'widht' is not accepted (see --help-all)"),
+        (
+            ["--model.degradation=Nonsense"],
+            "--model.degradation: there is no class Nonsense: choose Animorphosis, Compose, Desaturate, Fade, Gaussian",
+        ),
     ],
-    ids=["no such module", "no such data", "an argument of another module", "a misspelt argument of the network"],
+    ids=[
+        "no such module",
+        "no such data",
+        "an argument of another module",
+        "a misspelt argument of the network",
+        "no such degradation",
+    ],
 )
 def test_a_bad_module_or_argument_of_it_is_one_line(
     argv: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -111,3 +127,22 @@ def test_a_bad_module_or_argument_of_it_is_one_line(
     failure = fail(tmp_path, capsys, "fit", "--config", DEBUG, *argv)
     assert (failure.status, len(failure.errors)) == (2, 1)
     assert expected in failure.errors[0]
+
+
+def test_a_missing_configuration_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failure = fail(tmp_path, capsys, "fit")
+    assert failure.errors == [
+        "error: RestorationModule needs degradation, denoiser: give --config FILE, or --model.KEY VALUE for each "
+        "(see --help)"
+    ]
+
+
+def test_a_checkpoint_of_another_module_than_the_configuration_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.yaml").write_text("model: {init_args: {network: UNetClassifier}}")
+    argv = ["--config", DEBUG, "--config", "other.yaml"]
+    failure = fail(tmp_path, capsys, "validate", *argv, "--ckpt_path", checkpoint)
+    assert failure.status == 2
+    assert "--model (RestorationModule): Option 'network' is not accepted" in failure.errors[0]
+    assert f"{checkpoint} is the checkpoint of a RestorationModule" in failure.errors[0]

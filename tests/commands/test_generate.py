@@ -104,3 +104,11 @@ def test_generate_uses_the_requested_sampler_and_steps(
         calls.clear()
         generate(tmp_path, checkpoint, "out", "--number=1", *argv)
         assert set(calls) == {expected}
+
+
+def test_generate_takes_the_saved_configuration_of_a_run(
+    tmp_path: Path, checkpoint: Path, debug_run: Path, twelve: dict[str, np.ndarray]
+) -> None:
+    saved = ["--config", debug_run / "runs/debug/config.yaml", "--weights_only=true"]
+    run(tmp_path, "generate", *saved, "--ckpt_path", checkpoint, "--number=2", "--output=out", *QUIET)
+    assert np.array_equal(pixels_of(tmp_path / "out/000001.png"), twelve["000001.png"])

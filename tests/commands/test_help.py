@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from helpers.runs import CONFIGS, fail
 
+from diffusion_lightning import RestorationModule
 from diffusion_lightning.commands.help import COMMANDS, OBJECTS, _purpose_and_example
 from diffusion_lightning.commands.trainer import OWN_COMMANDS, DiffusionTrainer
+from diffusion_lightning.data import DegradationDataModule
 
 LINES, COLUMNS = 60, 100
 
@@ -77,6 +79,16 @@ def test_help_all_shows_every_field(tmp_path: Path, capsys: pytest.CaptureFixtur
     for option in ("--trainer.precision", "--ckpt_path", "--model CONFIG", "--batch_size", "--seed_everything"):
         assert option in text
     assert len(text.splitlines()) > LINES
+
+
+def test_help_all_lists_the_fields_of_the_named_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(tmp_path, capsys, "fit", "--help-all")
+    assert all(f"  --model.{name} " in text for name in inspect.signature(RestorationModule).parameters)
+    assert all(f"  --data.{name} " in text for name in inspect.signature(DegradationDataModule).parameters)
+    text = help_of(tmp_path, capsys, "fit", "--help-all", "--model", "AdversarialModule", "--data", "ImageFolder")
+    assert "  --model.discriminator " in text
+    assert "  --data.root " in text
+    assert "  --data.batch_size " in text, "which ImageFolder forwards to its base"
 
 
 def test_no_arguments_print_the_help_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import torch
-from helpers.runs import DEBUG, QUIET, files, pixels_of, run
+from helpers.runs import CONFIGS, DEBUG, QUIET, files, pixels_of, run
 
 from diffusion_lightning.core.images import to_uint8
 from diffusion_lightning.data import Digits
 from diffusion_lightning.degradations import GaussianBlur
+
+pytest_plugins = ["helpers.runs"]
 
 
 def test_preview_shows_the_data_along_the_degradation(tmp_path: Path) -> None:
@@ -22,3 +24,17 @@ def test_preview_shows_the_data_along_the_degradation(tmp_path: Path) -> None:
             tile = expected.repeat_interleave(8, 1).numpy().astype(int)
             top, left = strip.shape[0] - (2 - row) * 66, strip.shape[1] - (3 - column) * 66
             assert abs(strip[top : top + 64, left : left + 64, 0] - tile).max() <= 1
+
+
+def test_preview_needs_only_a_degradation_of_the_model(tmp_path: Path) -> None:
+    argv = ["--config", CONFIGS / "classifier.yaml", "--images=1", "--columns=2"]
+    run(tmp_path, "preview", *argv, *QUIET)
+    assert files(tmp_path) == {"preview.png"}
+
+
+def test_preview_takes_the_saved_configuration_of_a_run(tmp_path: Path, debug_run: Path) -> None:
+    saved = ["--config", debug_run / "runs/debug/config.yaml"]
+    size = ["--images=2", "--columns=3"]
+    run(tmp_path, "preview", *saved, *size, "--output=saved.png")
+    run(tmp_path, "preview", "--config", DEBUG, *size, "--output=own.png")
+    assert (tmp_path / "saved.png").read_bytes() == (tmp_path / "own.png").read_bytes()

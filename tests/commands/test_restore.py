@@ -42,6 +42,15 @@ def test_restore_keeps_names_sizes_and_folders(tmp_path: Path, checkpoint: Path)
     assert pixels_of(tmp_path / "out/other/image_00.png").shape == (9, 7)
 
 
+def test_restore_says_from_what_it_restores(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "in", 2)
+    argv = ["--sampler=DDIM", "--steps=3", "--severity=0.75"]
+    run(tmp_path, "restore", "--ckpt_path", checkpoint, "--input=in", *argv, *QUIET)
+    assert "Restoring 2 image(s) from GaussianBlur at t = 0.75 with DDIM(steps=3)\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("severity", [0.5, 1.0])
 def test_restore_samples_from_the_severity(tmp_path: Path, checkpoint: Path, severity: float) -> None:
     source = write_images(tmp_path, 1, mode="L")[0]

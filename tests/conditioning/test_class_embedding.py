@@ -41,7 +41,7 @@ def test_each_class_has_its_row_and_the_null_label_the_last():
 
 def test_the_null_condition_is_label_minus_one_for_as_many_images():
     conditioner = ClassEmbedding(3)
-    assert torch.equal(conditioner.encode(None, 4).pooled, conditioner.encode(labels(-1, -1, -1, -1)).pooled)
+    assert torch.equal(conditioner.encode(None).expand(4).pooled, conditioner.encode(labels(-1, -1, -1, -1)).pooled)
     assert conditioner.encode(None).pooled.shape == (1, 64)
 
 
@@ -57,7 +57,7 @@ def test_only_the_condition_keys_are_required_and_read():
     embedding = Both().encode({"caption": ["abc", ""], "label": torch.tensor([2, 7]), "other": []})
     assert embedding.pooled.tolist() == [[2.0], [7.0]]
     assert embedding.tokens.tolist() == [[[3.0]], [[0.0]]]
-    assert Both().encode(None, 2).pooled.tolist() == [[-1.0], [-1.0]]
+    assert Both().encode(None).expand(2).pooled.tolist() == [[-1.0], [-1.0]]
 
 
 MISSING = {

@@ -83,7 +83,7 @@ def test_every_word_changes_the_pooled_embedding_and_every_token():
 @every_tokenizer
 def test_the_empty_caption_is_the_null_condition(tokenizer):
     conditioner = fitted(tokenizer=tokenizer)
-    same(conditioner.encode(None, 2), conditioner.encode(texts("", " \n")))
+    same(conditioner.encode(None).expand(2), conditioner.encode(texts("", " \n")))
     assert differ(conditioner.encode(None), conditioner.encode(texts("cat")))
 
 

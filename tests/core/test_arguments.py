@@ -160,7 +160,7 @@ def test_replace_works_for_a_user_s_classes() -> None:
     picky = Picky(0.5, 0.75, mode="fancy", size=3)
     changed = picky.replace(check=True)
     assert (changed.pulls, changed.mode, changed.more) == ((0.5, 0.75), "fancy", {"size": 3})
-    assert repr(changed) == "Picky(mode=fancy, check=True)"
+    assert repr(changed) == "Picky(mode=fancy, check=True, size=3)"
 
 
 def test_replace_keeps_the_other_arguments_that_a_class_forwards() -> None:
@@ -177,6 +177,28 @@ def test_replace_runs_the_checks_of_the_constructor() -> None:
         ClassifierFreeGuidance().replace(guidance_rescale=2)
     with pytest.raises(ValueError, match="Cold has no argument shininess"):
         Cold(3).replace(shininess=1)
+
+
+def test_replace_gives_other_steps_to_a_sampler_without_that_argument() -> None:
+    own = Own(0.5, 1, abs)
+    changed = own.replace(steps=7, pull=0.25)
+    assert (changed.steps, changed.pull, own.steps, own.pull) == (7, 0.25, None, 0.5)
+    with pytest.raises(ValueError, match="steps=0"):
+        own.replace(steps=0)
+
+
+def test_a_wrong_argument_names_the_class() -> None:
+    with pytest.raises(TypeError, match=r"Cold\(\) got an unexpected keyword argument 'shininess'"):
+        Cold(shininess=1)
+    with pytest.raises(ValueError, match="QuadraticSpacing has no argument rho"):
+        QuadraticSpacing().replace(rho=1)
+    with pytest.raises(ValueError, match="Direct has no argument eta"):
+        Direct().replace(eta=1)
+
+
+def test_the_description_shows_the_arguments_that_a_class_forwards() -> None:
+    assert repr(Forwarding(0.5, steps=4, eta=0.25)) == "Forwarding(pull=0.5, steps=4, eta=0.25)"
+    assert Forwarding(0.5, steps=4, eta=0.25).describe(["steps"]) == "Forwarding(pull=0.5, eta=0.25)"
 
 
 def test_direct_has_one_step_whatever_replaces_it() -> None:

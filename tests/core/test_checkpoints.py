@@ -105,7 +105,16 @@ def test_a_checkpoint_of_another_kind_of_module_is_rejected(checkpoint: Path, ex
 
 
 def test_a_module_built_in_python_must_be_passed_itself(python_checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot be loaded as a module.* or pass the module itself") as error:
+    with pytest.raises(ValueError, match="was built in Python: pass the module itself") as error:
         load_frozen(python_checkpoint, RestorationModule)
     assert str(error.value).startswith(str(python_checkpoint))
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_does_not_fit_its_module_says_why(checkpoint: Path, tmp_path: Path) -> None:
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["state_dict"].popitem()
+    torch.save(saved, path := tmp_path / "part.ckpt")
+    with pytest.raises(ValueError, match=r"cannot be loaded as a .*RestorationModule: .*Missing key") as error:
+        load_frozen(path)
     assert "\n" not in str(error.value)

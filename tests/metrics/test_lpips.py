@@ -127,7 +127,7 @@ def test_without_weights_prepare_names_the_file_and_the_folder(net: str, offline
 
 
 @pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16), ("squeeze", 17)])
-def test_the_least_side_of_an_image_is_the_smallest_that_the_network_takes(net: str, side: int) -> None:
+def test_smaller_images_than_the_network_takes_are_rejected(net: str, side: int) -> None:
     network = _LPIPS(pretrained=False, net=net, pnet_rand=True)
     large, small = torch.zeros(1, 3, side, side), torch.zeros(1, 3, side - 1, side)
     network(large, large)

@@ -214,3 +214,15 @@ def test_the_squared_error_ignores_the_predicted_variance():
     t, loss = torch.tensor([0.1, 0.5, 1.0]), L2(SNRWeight())
     with_variance = loss(Prediction(x, torch.zeros_like(x)), clean, t, degradation)
     assert torch.equal(with_variance, loss(Prediction(x), clean, t, degradation))
+
+
+def test_a_sampler_uses_the_predicted_variance_of_the_module_itself():
+    parts = {"parameterization": LearnedVariance(X0()), "loss": HybridLoss(), "denoiser": TwoOutputs()}
+    module = tiny_module(degradation=GaussianNoise(10), **parts)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def sample(denoise_fn):
+        return DDPM()(denoise_fn, module.degradation, x, generator=torch.Generator().manual_seed(1))
+
+    assert torch.equal(sample(module), sample(module.denoise_fn()))
+    assert not torch.equal(sample(module), sample(lambda x, t: module.predict_x0(x, t).x0)), "the variance is β̃"

@@ -97,7 +97,7 @@ def test_a_step_between_levels_costs_an_evaluation_only_if_d_t_changes(make, bet
 class EvaluatesBetweenLevels(AnnealedLangevin):
     """Takes every step between levels by its κ, even if that step changes nothing."""
 
-    def predict(self, state, x, t, s):
+    def predictor_step(self, state, x, t, s):
         return state.transition(x, state.predict_x0(x, t).x0, t, s, *self.coefficients(state.degradation, t, s))
 
 

@@ -63,15 +63,15 @@ def frost(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tenso
         return pixels.to(x.device), torch.cat([sizes, starts[:, None]], 1).to(x.device)
 
     pixels, photographs = cache.get(("frost", height, width, x.device), build)
-    fraction = params["crop"].to(x.device).double()
-    which = (fraction[:, 0] * len(photographs)).long().clamp(max=len(photographs) - 1)
+    u = params["crop"].to(x.device).double()
+    which = (u[:, 0] * len(photographs)).long().clamp(max=len(photographs) - 1)
     rows, columns, start = photographs[which].unbind(1)
-    top, left = (fraction[:, 1] * (rows - height)).long(), (fraction[:, 2] * (columns - width)).long()
+    top, left = (u[:, 1] * (rows - height)).long(), (u[:, 2] * (columns - width)).long()
     down, right = torch.arange(height, device=x.device)[:, None], torch.arange(width, device=x.device)
     corner = (start + top * columns + left)[:, None, None]
     ice = pixels[corner + down * columns[:, None, None] + right].permute(0, 3, 1, 2).to(x.dtype) / 255
-    image_fraction, ice_fraction = constants(FROST, level, x)
-    return image_fraction * x + ice_fraction * ice
+    image_weight, ice_weight = constants(FROST, level, x)
+    return image_weight * x + ice_weight * ice
 
 
 WEATHER = {
