@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning.core.conditions import Condition
 from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.loggers import attempt
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.metrics.fid import FrechetDistances
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
@@ -171,7 +173,7 @@ def log_image(trainer: Trainer, folder: Path, name: str, image: Tensor) -> Path:
     path = folder / f"{name}-{trainer.global_step:08d}.png"
     save_image(image, path)
     for logger in trainer.loggers:
-        _log_to(logger, name, image, trainer.global_step)
+        attempt(logger, partial(_log_to, logger, name, image, trainer.global_step))
     return path
 
 

@@ -4,7 +4,6 @@ Values come from the command line, else from YAML, else from the checkpoint's hy
 """
 
 import inspect
-import os
 import sys
 import warnings
 from argparse import SUPPRESS
@@ -16,7 +15,6 @@ from typing import Any, NoReturn
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
 # Short class names on the command line and in YAML are those of the imported subclasses.
@@ -25,16 +23,20 @@ import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
+from diffusion_lightning.commands.configuration import CheckingParser, refuse_endless_yaml
+from diffusion_lightning.commands.errors import errors_on_one_line
 from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
+from diffusion_lightning.commands.processes import watch_processes
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.loggers import guard
 from diffusion_lightning.data import DegradationDataModule
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
 
 
-class Parser(LightningArgumentParser):
+class Parser(CheckingParser):
     """Lightning's parser, with errors on one line."""
 
     checkpoint: tuple[str, str] | None = None
@@ -122,6 +124,7 @@ class DiffusionCLI(LightningCLI):
         """Save the configuration of training runs only: other commands must not overwrite it."""
         if self.subcommand != "fit":
             self.save_config_callback = None
+            warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
             # Only a resumed run needs the best scores so far, which Lightning does not carry to another folder.
             warnings.filterwarnings("ignore", "The dirpath has changed")
 
@@ -132,6 +135,9 @@ class DiffusionCLI(LightningCLI):
             folder = str(settings.default_root_dir)
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
+        watch_processes(trainer)
+        for logger in trainer.loggers:
+            guard(logger)
         if self.subcommand == "predict":
             trainer.callbacks.append(ImageWriter())  # type: ignore[attr-defined]
         return trainer  # type: ignore[return-value]
@@ -172,21 +178,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stdout.write(text + "\n")
         raise SystemExit(0 if argv else 2)
     hide_advertisements()
+    refuse_endless_yaml()
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
-    try:
+    with errors_on_one_line():
         if "--help-all" in argv:
             _print_all_help(argv)
         DiffusionCLI(argv)
-    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
-        mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
-        unexpected = isinstance(error, RuntimeError) and not mismatched
-        if unexpected or os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
-            raise
-        remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
-        sys.stderr.write(f"error: {remedy if mismatched else shorten(str(error))}\n")
-        raise SystemExit(1) from error
 
 
 def _print_all_help(argv: Sequence[str]) -> NoReturn:

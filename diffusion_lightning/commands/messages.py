@@ -23,7 +23,14 @@ REWRITES = (
     (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
     (r"Expected an instantiatable class, but \S+ is abstract", "give the class first, then its arguments: CHOOSE"),
-    (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "give the class_path beside init_args: CHOOSE"),
+    (
+        r"Not a valid subclass of \w+\.?( Got value: .*?)? Subclass types expect one of: .*?(\(implicit class_path\)|$)"
+        r"( - give the class.*)?",
+        "give the class_path beside init_args: CHOOSE",
+    ),
+    (r"Type typing\.Callable\[.*\] expects a function or a callable class: ", ""),
+    (r"'\w+' object has no attribute 'keys'", "init_args holds KEY: VALUE for each argument"),
+    (r"argument of type '\w+' is not iterable|unhashable type: '\w+'", "class_path is the name of a class: CHOOSE"),
 )
 """Patterns in jsonargparse's messages, such as that for a value that fits none of several types, and what is shown."""
 
