@@ -23,7 +23,7 @@ import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
-from diffusion_lightning.commands.configuration import CheckingParser, refuse_endless_yaml
+from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, refuse_endless_yaml
 from diffusion_lightning.commands.errors import errors_on_one_line
 from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
@@ -122,6 +122,7 @@ class DiffusionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Save the configuration of training runs only: other commands must not overwrite it."""
+        check_sizes(self.config[self.subcommand])
         if self.subcommand != "fit":
             self.save_config_callback = None
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")

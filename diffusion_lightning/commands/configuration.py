@@ -8,6 +8,12 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+LARGEST_NUMBER = 1_000_000
+"""The largest integer of a field of this package's parts: they count images, channels, steps or pixels."""
+
+LARGEST = {"blocks": 1_000, "layers": 1_000, "levels": 1_000, "num_workers": 1_000}
+"""The same for fields that count objects, each of which takes time and memory to build."""
+
 LARGEST_YAML = 100_000
 """Nodes of a YAML text with its aliases written out."""
 
@@ -44,7 +50,9 @@ class CheckingParser(LightningArgumentParser):
             if value is None and action.default is not None:
                 self._check_null(action, namespace)
             unbounded = isinstance(action.default, float) and math.isinf(action.default)
-            for number in _floats(value):
+            for number in _flat(value):
+                if not isinstance(number, float):
+                    continue
                 if math.isnan(number) or (math.isinf(number) and not unbounded):
                     raise TypeError(f'Parser key "{action.dest}": {number} is no value for it: give a finite number')
 
@@ -64,22 +72,44 @@ class CheckingParser(LightningArgumentParser):
             ) from error
 
 
+def check_sizes(config: Any) -> None:
+    """Check the integers of this package's parts, which could exhaust the memory or the patience.
+
+    Args:
+        config: A configuration, or a part of one.
+
+    Raises:
+        ValueError: One is too large.
+    """
+    if isinstance(config, list | tuple):
+        for item in config:
+            check_sizes(item)
+    elif isinstance(config, Namespace | dict):
+        items = dict(vars(config) if isinstance(config, Namespace) else config)
+        if str(items.get("class_path", "")).startswith("diffusion_lightning."):
+            for name, value in vars(items.get("init_args") or Namespace()).items():
+                most = math.inf if name == "seed" else LARGEST.get(name, LARGEST_NUMBER)
+                if numbers := [number for number in _flat(value) if type(number) is int and number > most]:
+                    part = items["class_path"].rpartition(".")[2]
+                    raise ValueError(f"{part}: {name}={numbers[0]} is too large: choose at most {most:,}")
+        check_sizes(list(items.values()))
+
+
 def _text(default: Any) -> str:
     """A default as YAML has it, a class by its name."""
     name = default.get("class_path") if isinstance(default, Namespace | dict) else default
     return str(name)
 
 
-def _floats(value: Any) -> Iterator[float]:
-    """The floats in a value and its lists and dictionaries; a part's own arguments are its own parser's."""
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, list | tuple):
+def _flat(value: Any) -> Iterator[Any]:
+    """A value, or those in its lists and dictionaries; the arguments of a part inside it are that part's own."""
+    if isinstance(value, dict):
+        value = [] if "class_path" in value else list(value.values())
+    if isinstance(value, list | tuple):
         for item in value:
-            yield from _floats(item)
-    elif isinstance(value, dict) and "class_path" not in value:
-        for item in value.values():
-            yield from _floats(item)
+            yield from _flat(item)
+    else:
+        yield value
 
 
 def refuse_endless_yaml() -> None:

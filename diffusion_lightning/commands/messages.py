@@ -55,6 +55,7 @@ def shorten(message: str) -> str:
         plain = re.sub(pattern, shorter, plain)
     plain = _name_the_flag(plain)
     plain = re.sub(REQUIRED, r"\2 needs \3: give --config FILE, or --\1.KEY VALUE for each", plain)
+    plain = re.sub(r"(?<=[^:]) - give the class_path beside init_args: CHOOSE", "", plain)  # another type has said more
     return plain.replace("CHOOSE", choices)
 
 

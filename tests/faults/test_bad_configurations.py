@@ -90,6 +90,34 @@ def test_null_and_inf_pass_where_a_field_allows_them(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "model: {denoiser: {init_args: {blocks: 1000000000}}}",
+            "UNet: blocks=1000000000 is too large: choose at most 1,000",
+        ),
+        (
+            "model: {degradation: {init_args: {steps: 1000000000}}}",
+            "GaussianBlur: steps=1000000000 is too large: choose at",
+        ),
+        ("data: {init_args: {num_workers: 5000}}", "Digits: num_workers=5000 is too large: choose at most 1,000"),
+        (
+            "trainer: {callbacks: {class_path: Generation, init_args: {images: 9999999}}}",
+            "Generation: images=9999999 is",
+        ),
+    ],
+    ids=["blocks", "steps", "processes", "images"],
+)
+def test_a_size_that_no_machine_holds_is_refused(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R9: the network of a thousand million blocks was built until someone stopped it."""
+    failure = fail(tmp_path, capsys, *with_yaml(tmp_path, text))
+    assert (failure.status, len(failure.errors)) == (1, 1)
+    assert expected in failure.errors[0]
+
+
+@pytest.mark.parametrize(
     "text",
     ["a: &a [*a]", "model: &m {degradation: *m}", f"a: &a [x, y]\n{TENFOLD}\nmodel: *g"],
     ids=["a list in itself", "a model in itself", "aliases of aliases of aliases"],
