@@ -57,7 +57,8 @@ class CheckingParser(LightningArgumentParser):
                     raise TypeError(f'Parser key "{action.dest}": {number} is no value for it: give a finite number')
 
     def _check_groups(self, namespace: Namespace) -> Namespace:
-        for name in self.groups or ():
+        parts = {action.dest for action in self._actions if hasattr(action, "_typehint")}  # have a class, or are None
+        for name in {*(self.groups or ())} - parts:
             if name in namespace and not isinstance(namespace[name], Namespace | dict):
                 raise TypeError(f'Parser key "{name}": {namespace[name]!r} is no group: give KEY: VALUE for each')
         return namespace

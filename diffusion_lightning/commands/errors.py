@@ -144,11 +144,11 @@ def _line(error: Exception) -> str:
     place = _place(error)
     if (call := place.users()) is not None:
         return f"{call.filename}:{call.lineno}: {text}"
-    if place.passes("checkpoint_connector.py:", ":load_checkpoint", ":read_checkpoint", f"torch{os.sep}optim{os.sep}"):
-        return f"the checkpoint does not fit this run ({text}): give one that `fit` wrote with the same configuration"
     if place.passes(f"{os.sep}jsonargparse{os.sep}", ":configure_optimizers"):
         name = place.built()
         return f"the configuration cannot be used{f' by {name}' if name else ''} ({text}): correct this argument"
+    if place.passes("checkpoint_connector.py:", ":load_checkpoint", ":read_checkpoint", f"torch{os.sep}optim{os.sep}"):
+        return f"the checkpoint does not fit this run ({text}): give one that `fit` wrote with the same configuration"
     own = place.innermost(PACKAGE)
     if own is None or own.filename.startswith(PACKAGE + "commands"):
         return f"{text}: correct the option of --trainer, or the callback, that this is about"

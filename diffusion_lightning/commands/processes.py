@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -33,7 +33,7 @@ class Launcher(_SubprocessScriptLauncher):
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
         """Start the other ranks once, and call the function."""
-        environment: ClusterEnvironment = self.cluster_environment
+        environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:
             self._call_children_scripts()
@@ -45,10 +45,13 @@ class Launcher(_SubprocessScriptLauncher):
 def watch_processes(trainer: Trainer) -> None:
     """No process of this trainer's run outlives another that has failed."""
     launcher = trainer.strategy.launcher
-    if type(launcher) is _SubprocessScriptLauncher:
-        arguments = (launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
-        trainer.strategy._launcher = Launcher(*arguments)
-    elif int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if (
+        type(launcher) is not _SubprocessScriptLauncher
+        or type(launcher.cluster_environment) is not LightningEnvironment
+    ):
+        return  # torchrun and job schedulers end all processes of a run themselves, and so do those that are forked
+    trainer.strategy._launcher = Launcher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         threading.Thread(target=_end_with_the_parent, daemon=True, name="watch rank 0").start()
 
 
@@ -106,10 +109,8 @@ def _end_with_the_parent() -> None:
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(PERIOD)
-    _exit(
-        f"rank 0 (process {parent}) has ended without a word, as a process does that is killed (SIGKILL, exit code -9):"
-        f" rank {os.environ['LOCAL_RANK']} ends too"
-    )
+    # Its exit code is for the process that started it; one that is not killed waits for the others.
+    _exit("rank 0 ended without a word, probably with SIGKILL (exit code -9): all processes of this run end")
 
 
 def _exit(message: str) -> None:
