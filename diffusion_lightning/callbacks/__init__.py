@@ -1,4 +1,4 @@
-"""Callbacks: evaluation during validation (generation, restoration, likelihood), weight averaging, checkpoints, files."""
+"""Callbacks: evaluation during validation (generation, restoration, likelihood), weight averaging, files."""
 
 from diffusion_lightning.callbacks.checkpoint import TrainingCheckpoint
 from diffusion_lightning.callbacks.ema import EMA

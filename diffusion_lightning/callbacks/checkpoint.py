@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from rich import get_console
 
 from diffusion_lightning.core.checkpoint_files import WholeFileIO, newest_checkpoint
 from diffusion_lightning.core.images import atomic_write
@@ -46,6 +47,7 @@ class TrainingCheckpoint(Checkpoint):
 
     Attributes:
         best_score: The best score so far, or None.
+        best_model_path: The path of ``best.ckpt``, under the name that Lightning has for it; empty if there is none.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class TrainingCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.best_score: float | None = None
+        self.best_model_path = ""
         self.folder = Path()
         self._signals = SignalHandler(can_wait=lambda: self._in_training)
         self._in_training = False
@@ -77,15 +80,20 @@ class TrainingCheckpoint(Checkpoint):
         self._writing_state = False
 
     @property
-    def best_model_path(self) -> str:
-        """The path of ``best.ckpt``, under the name that Lightning has for it; empty if there is none yet."""
-        return str(self.folder / BEST) if self.best_score is not None else ""
+    def state_key(self) -> str:
+        """Of its own for each folder and score, so that two callbacks get as far as the error of ``setup``."""
+        return self._generate_state_key(dirpath=self.dirpath, monitor=self.monitor)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and write all checkpoints of this trainer whole."""
         self.folder = checkpoint_folder(trainer, self.dirpath)
         if stage != "fit":
             return
+        if [type(callback) for callback in trainer.checkpoint_callbacks].count(type(self)) > 1:
+            raise ValueError(
+                f"two {type(self).__name__} callbacks would write the same files: to keep the best checkpoints by a "
+                "further score, add ModelCheckpoint with that monitor"
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         for other in trainer.checkpoint_callbacks:
@@ -117,7 +125,7 @@ class TrainingCheckpoint(Checkpoint):
         if signum is not None:
             self._in_training = False
             raise Interrupted(signum)
-        self._in_training = not (ends or loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+        self._in_training = not (ends or self._validation_is_next(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep ``last.ckpt``, which was written before this validation, if it is the best so far."""
@@ -130,9 +138,9 @@ class TrainingCheckpoint(Checkpoint):
                 f"{', '.join(sorted(trainer.callback_metrics)) or 'none'}"
             )
         value, best = float(score), self.best_score
-        if trainer.fast_dev_run or not (best is None or (value < best if self.mode == "min" else value > best)):
+        if self._dry(trainer) or not (best is None or (value < best if self.mode == "min" else value > best)):
             return
-        self.best_score = value
+        self.best_score, self.best_model_path = value, str(self.folder / BEST)
         if trainer.is_global_zero and (self.folder / LAST).exists():
             atomic_write(self.folder / BEST, lambda partial: _copy(self.folder / LAST, partial))
 
@@ -150,7 +158,8 @@ class TrainingCheckpoint(Checkpoint):
             self._write_state(trainer)
         if self._saved_step > 0 and (self.folder / LAST).exists():
             reason = exception if isinstance(exception, Interrupted) else "the run ended early"
-            rank_zero_info(f"{reason}: {self.folder / LAST} has step {self._saved_step}: resume by fit --ckpt_path last")
+            text = f"{reason}: {self.folder / LAST} has step {self._saved_step}; resume by fit --ckpt_path last"
+            rank_zero_info(text)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state of the end of the batch in place of a later one."""
@@ -165,20 +174,19 @@ class TrainingCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, if its checkpoint is in this run's folder."""
         if (self.folder / BEST).exists():
-            self.best_score = state_dict.get("best_score")
+            self.best_score, self.best_model_path = state_dict.get("best_score"), str(self.folder / BEST)
 
     def _ends(self, trainer: Trainer) -> bool:
         """Whether this batch is the last one of the run."""
-        loop = trainer.fit_loop
+        loop, last_epoch = trainer.fit_loop, trainer.max_epochs
         steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        epochs = trainer.max_epochs not in (None, -1) and loop.epoch_progress.current.processed + 1 >= trainer.max_epochs
+        done = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # it has this counter
+        epochs = last_epoch is not None and last_epoch != -1 and done + 1 >= last_epoch
         return trainer.should_stop or steps or (epochs and loop.epoch_loop._num_ready_batches_reached())
 
     def _is_due(self, trainer: Trainer) -> bool:
         """Whether it is time to write: before validation, after so many steps or minutes; the same in all processes."""
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher):
+        if self._validation_is_next(trainer):
             return True
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             return True
@@ -186,6 +194,15 @@ class TrainingCheckpoint(Checkpoint):
         if trainer.world_size == 1:
             return late
         return trainer.global_step % 20 == 0 and trainer.strategy.reduce_boolean_decision(late, all=False)
+
+    def _dry(self, trainer: Trainer) -> bool:
+        """Whether the run only tries every step once, and must not leave a checkpoint."""
+        return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by Lightning
+
+    def _validation_is_next(self, trainer: Trainer) -> bool:
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
     def _agreed_signal(self, trainer: Trainer) -> int | None:
         """The signal that any process has received: all of them end at the same batch."""
@@ -210,7 +227,7 @@ class TrainingCheckpoint(Checkpoint):
         Raises:
             OSError: The last checkpoint of the run cannot be written.
         """
-        if trainer.fast_dev_run or self._saved_step == trainer.global_step:
+        if self._dry(trainer) or self._saved_step == trainer.global_step:
             return
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         failure = None
@@ -258,7 +275,8 @@ def find_checkpoint(trainer: Trainer, keyword: Literal["last", "best"], optional
     if path is not None and path.is_file():
         return path
     if keyword == "last" and optional:
-        rank_zero_info(f"There is no checkpoint in {folder}: a new run begins.")
+        if trainer.is_global_zero:
+            get_console().print(f"There is no checkpoint in {folder}: a new run begins.", soft_wrap=True)
         return None
     remedy = "train by `fit` first" if keyword == "last" else "train with TrainingCheckpoint(monitor=…) first"
     raise FileNotFoundError(f"--ckpt_path {keyword}: there is no checkpoint {folder / f'{keyword}.ckpt'}: {remedy}")

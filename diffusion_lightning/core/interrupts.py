@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(SystemExit):
-    """The process was told to end by a signal; its exit status is 128 plus the signal's number.
+    """A signal ended the command; the exit status is 128 plus the signal's number.
 
     Args:
         signum: The signal's number.

@@ -55,8 +55,8 @@ class TrainableModule(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what a resumed run needs to continue exactly."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            resuming.save_position(self.trainer, checkpoint)
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            resuming.save_position(self._trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep it until training starts."""

@@ -28,7 +28,7 @@ def save_position(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """
     if KEY in checkpoint:
         return
-    loop = trainer.fit_loop.epoch_loop
+    loop: Any = trainer.fit_loop.epoch_loop
     ending = loop.batch_progress.current.processed == loop.batch_progress.current.completed + 1
     if ending:
         complete_batch(checkpoint["loops"]["fit_loop"])
@@ -76,19 +76,16 @@ def continue_run(trainer: Trainer, saved: dict[str, Any]) -> None:
         trainer: The trainer, whose loops are restored.
         saved: The entry ``resume`` of the checkpoint.
     """
-    loop = trainer.fit_loop
+    loop: Any = trainer.fit_loop
     batches = loop.epoch_loop.batch_progress.current.completed if saved["within_epoch"] else 0
-    loaders = loop._combined_loader
-    assert loaders is not None
-    assert loop._data_fetcher is not None
-    for loader in loaders.flattened:
-        order = getattr(loader, "sampler", None)
+    for loader in loop._combined_loader.flattened:
+        order: Any = getattr(loader, "sampler", None)
         if hasattr(order, "start_at"):
             order.start_at(loop.epoch_progress.current.processed, batches * loader.batch_size)
     message = "You're resuming from a checkpoint that ended before the epoch ended"
     warnings.filterwarnings("ignore", message)  # Lightning does not know that the order can start there
     states = saved["random_state"]
-    mine = [rows[trainer.global_rank] for rows in states] if len(states[0]) == trainer.world_size else []
+    mine = [rows[trainer.global_rank].clone() for rows in states] if len(states[0]) == trainer.world_size else []
     if not saved["within_epoch"]:
         _restore_random_state(trainer, mine)  # beginning an epoch takes a random number, and the next one begins here
     # Workers may have fetched the first images of the first epoch already.
@@ -104,7 +101,7 @@ def _finish_batch(trainer: Trainer, validated: bool) -> None:
     loop.val_loop.restarting = False
 
     def advance(data_fetcher: Any) -> None:
-        del loop.advance  # type: ignore[method-assign]  # the next call is Lightning's own
+        del loop.advance  # the next call is Lightning's own
         loop._skip_next_val = validated
 
     loop.advance = advance  # type: ignore[method-assign]

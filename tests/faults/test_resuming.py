@@ -1,8 +1,13 @@
 """A resumed run ends with the checkpoint of an uninterrupted one, bitwise and in every entry (F3, R1)."""
 
 import math
+import multiprocessing
+import os
+import random
+import signal
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +87,7 @@ def fit(
     resume: Path | None = None,
     workers: int = 0,
     dropout: bool = False,
+    every_n_steps: int | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any] | None, Record, Scores]:
     """Train on 22 images in batches of 4: five batches an epoch; the last checkpoint, and what happened."""
@@ -93,7 +99,7 @@ def fit(
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
     )
     record, scores = Record(), Scores()
-    saved = TrainingCheckpoint(str(folder), monitor="val/loss")
+    saved = TrainingCheckpoint(str(folder), monitor="val/loss", every_n_steps=every_n_steps)
     evaluation = [EMA(0.9, every_n_steps=2), RestorationMetrics(images=8, every_n_validations=2)]
     stop_early = EarlyStopping("val/loss", patience=100)
     trainer = tiny_trainer(
@@ -109,10 +115,8 @@ def fit(
         **settings,
     )
     data = Stored(22, batch_size=4, seed=3, num_workers=workers)
-    try:
+    with suppress(Stop):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except Stop:
-        pass
     last = folder / "last.ckpt"
     return (torch.load(last, weights_only=True) if last.exists() else None), record, scores
 
@@ -144,7 +148,7 @@ CASES = {
     "max epochs": ({"max_epochs": 2}, EPOCHS, {}),
     "max epochs with a validation": ({"max_epochs": 2}, EPOCHS, SECOND),
     "max epochs without a validation": ({"max_epochs": 3}, EPOCHS, SECOND),
-    "accumulation over the epoch's end": ({"max_steps": 4}, {"max_steps": 11, "max_epochs": -1}, {"accumulate_grad_batches": 2}),
+    "accumulation over the epoch's end": ({"max_steps": 4}, STEPS, {"accumulate_grad_batches": 2}),
     "limited batches": ({"max_steps": 5}, STEPS, {"limit_train_batches": 3, "limit_val_batches": 2}),
     "dropout": ({"max_steps": 7}, STEPS, {"dropout": True}),
     "dropout at the end of an epoch": ({"max_epochs": 2}, EPOCHS, {"dropout": True}),
@@ -185,3 +189,67 @@ def test_checkpoints_of_lightning_continue_exactly(every: dict[str, int], tmp_pa
     for path in paths:
         resumed, *_ = fit(tmp_path / path.stem, resume=path, max_epochs=4, dropout=True)
         assert differences(expected, resumed) == [], path
+
+
+class Signal(Callback):
+    """Sends this process a signal in a hook when so many optimizer steps are done."""
+
+    def __init__(self, signum: int, hook: str, step: int) -> None:
+        def send(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step == step:
+                os.kill(os.getpid(), signum)
+
+        setattr(self, hook, send)
+
+
+def fit_in_a_process(*args: Any, **settings: Any) -> int | None:
+    """The exit status of a process that calls ``fit``: negative if a signal killed it."""
+    process = multiprocessing.get_context("fork").Process(target=fit, args=args, kwargs=settings)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+IN_TRAINING = "on_before_backward", "on_train_batch_start", "on_before_zero_grad"
+IN_VALIDATION = "on_validation_start", "on_validation_batch_end", "on_validation_epoch_end"
+
+
+@pytest.mark.parametrize("hooks", [IN_TRAINING, IN_VALIDATION], ids=["in training", "in validation"])
+def test_a_run_killed_three_times_continues_exactly(hooks: tuple[str, ...], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dropout": True, "every_n_steps": 2, **STEPS, **WITHIN}
+    expected, *_ = fit(tmp_path / "whole", **settings)
+    choose = random.Random(0)
+    folder, last = tmp_path / "killed", None
+    for hook, steps in zip(hooks, ((2, 6), (7, 11), (12, 16)), strict=True):
+        step = choose.randint(*steps)
+        step -= step % 3 if hooks is IN_VALIDATION else 0
+        assert fit_in_a_process(folder, Signal(signal.SIGKILL, hook, step), resume=last, **settings) == -signal.SIGKILL
+        last = folder / "last.ckpt"
+        assert torch.load(last, weights_only=True)["global_step"] in (step, step - 1)
+    resumed, *_ = fit(folder, resume=last, **settings)
+    assert differences(expected, resumed) == []
+
+
+@pytest.mark.parametrize("hook", ["on_before_backward", "on_validation_batch_end"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_run_ended_by_a_signal_continues_exactly(signum: int, hook: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dropout": True, **STEPS, **WITHIN}
+    expected, *_ = fit(tmp_path / "whole", **settings)
+    assert fit_in_a_process(tmp_path / "ended", Signal(signum, hook, 6), **settings) == 128 + signum
+    last = tmp_path / "ended/last.ckpt"
+    # In training the signal waits for the end of the step, in validation for nothing.
+    assert torch.load(last, weights_only=True)["global_step"] == (7 if hook == "on_before_backward" else 6)
+    resumed, *_ = fit(tmp_path / "resumed", resume=last, **settings)
+    assert differences(expected, resumed) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}, {"workers": 1}], ids=str)
+def test_a_run_of_two_processes_continues_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+    both = {"devices": 2, "strategy": "ddp_fork", "dropout": True, **settings}
+    fit(tmp_path / "whole", **STEPS, **both)
+    fit(tmp_path / "part", max_steps=4, **both)
+    fit(tmp_path / "resumed", resume=tmp_path / "part/last.ckpt", **STEPS, **both)
+    whole, resumed = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "resumed"))
+    assert whole["global_step"] == 17
+    assert differences(whole, resumed) == []
