@@ -158,6 +158,8 @@ class TrainingCheckpoint(Checkpoint):
             self._write_state(trainer)
         if self._saved_step > 0 and (self.folder / LAST).exists():
             reason = exception if isinstance(exception, Interrupted) else "the run ended early"
+            if isinstance(exception, Interrupted):
+                exception.reported = True
             text = f"{reason}: {self.folder / LAST} has step {self._saved_step}; resume by fit --ckpt_path last"
             rank_zero_info(text)
 

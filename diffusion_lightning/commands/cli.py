@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
@@ -190,7 +191,8 @@ def main(args: Sequence[str] | None = None) -> None:
             _print_all_help(argv)
         DiffusionCLI(argv)
     except Interrupted as interruption:
-        sys.stderr.write(f"{interruption}\n")
+        if not interruption.reported and rank_zero_only.rank == 0:
+            sys.stderr.write(f"{interruption}\n")
         raise
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)

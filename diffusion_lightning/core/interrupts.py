@@ -17,11 +17,15 @@ class Interrupted(SystemExit):
 
     Args:
         signum: The signal's number.
+
+    Attributes:
+        reported: Whether the user has been informed already.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
         self.signum = signum
+        self.reported = False
 
     def __str__(self) -> str:
         """``interrupted by SIGINT``."""
