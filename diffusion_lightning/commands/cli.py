@@ -191,7 +191,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _print_all_help(argv)
         DiffusionCLI(argv)
     except Interrupted as interruption:
-        if not interruption.reported and rank_zero_only.rank == 0:
+        if not interruption.reported and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
             sys.stderr.write(f"{interruption}\n")
         raise
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
