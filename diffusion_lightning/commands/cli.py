@@ -12,9 +12,10 @@ from contextlib import suppress
 from importlib.metadata import metadata, version
 from typing import Any, NoReturn
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
 # Short class names on the command line and in YAML are those of the imported subclasses.
@@ -22,7 +23,8 @@ import diffusion_lightning.modules
 import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
-from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
+from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
+from diffusion_lightning.callbacks.checkpoint import find_checkpoint
 from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, refuse_endless_yaml
 from diffusion_lightning.commands.errors import errors_on_one_line
 from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
@@ -30,6 +32,7 @@ from diffusion_lightning.commands.messages import flag_value, hide_advertisement
 from diffusion_lightning.commands.processes import watch_processes
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
 from diffusion_lightning.core.loggers import guard
 from diffusion_lightning.data import DegradationDataModule
 
@@ -139,14 +142,20 @@ class DiffusionCLI(LightningCLI):
         watch_processes(trainer)
         for logger in trainer.loggers:
             guard(logger)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "predict":
-            trainer.callbacks.append(ImageWriter())  # type: ignore[attr-defined]
+            callbacks.append(ImageWriter())
+        kept = any(isinstance(callback, TrainingCheckpoint) for callback in callbacks)
+        if self.subcommand == "fit" and trainer.checkpoint_callbacks and not kept:
+            callbacks.append(TrainingCheckpoint())
         return trainer  # type: ignore[return-value]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("validate", "test"):
             kwargs["verbose"] &= not self._has_own_table()  # Lightning's table would repeat its scores
+        if kwargs.get("ckpt_path") in ("last", "best"):
+            kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"], subcommand == "fit")
         return kwargs
 
     def after_validate(self) -> None:
@@ -182,10 +191,19 @@ def main(args: Sequence[str] | None = None) -> None:
     refuse_endless_yaml()
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
-    with errors_on_one_line():
-        if "--help-all" in argv:
-            _print_all_help(argv)
-        DiffusionCLI(argv)
+    signals = SignalHandler()
+    signals.install()
+    try:
+        with errors_on_one_line():
+            if "--help-all" in argv:
+                _print_all_help(argv)
+            DiffusionCLI(argv)
+    except Interrupted as interruption:
+        if not interruption.reported and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
+            sys.stderr.write(f"{interruption}\n")
+        raise
+    finally:
+        signals.restore()
 
 
 def _print_all_help(argv: Sequence[str]) -> NoReturn:

@@ -117,12 +117,14 @@ def errors_on_one_line() -> Iterator[None]:
         yield
         join_processes()
     except Exception as error:
+        if not os.environ.get(SHOW_TRACEBACK):
+            sys.stderr.write(f"error: {describe(error)}\n")
+        kill_processes()
         if os.environ.get(SHOW_TRACEBACK):
             raise
-        sys.stderr.write(f"error: {describe(error)}\n")
         raise SystemExit(1) from error
     finally:
-        kill_processes()
+        kill_processes(after=5)  # an interruption reaches the other ranks too
 
 
 def describe(error: Exception) -> str:

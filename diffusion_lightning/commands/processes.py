@@ -71,17 +71,16 @@ def join_processes(seconds: float = GRACE) -> None:
     Raises:
         RuntimeError: One of them has failed.
     """
-    deadline = time.monotonic() + seconds
-    while any(child.poll() is None for child in _children) and time.monotonic() < deadline:
-        time.sleep(PERIOD / 10)
+    _wait(seconds)
     failed = ended_rank() if any(child.poll() not in INTERRUPTED for child in _children) else None
     kill_processes()
     if failed is not None:
         raise ChildProcessError(failed)
 
 
-def kill_processes() -> None:
-    """Kill the other ranks, which may wait for this one in vain."""
+def kill_processes(after: float = 0) -> None:
+    """Kill the other ranks, which may wait for this one in vain, if they do not end within some seconds."""
+    _wait(after)
     for child in _children:
         child.kill()
     _children.clear()
@@ -93,6 +92,12 @@ def signal_or_code(code: int) -> str:
         return f"{signal.Signals(-code).name} (exit code {code})"
     except ValueError:
         return f"exit code {code}"
+
+
+def _wait(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(child.poll() is None for child in _children) and time.monotonic() < deadline:
+        time.sleep(PERIOD / 10)
 
 
 def _end_with_a_child() -> None:

@@ -241,12 +241,14 @@ class RestorationModule(TrainableModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the fitted prior and conditioner."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["prior"] = self.prior.state
         if self.conditioner is not None:
             checkpoint["conditioner"] = self.conditioner.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the fitted prior and conditioner."""
+        super().on_load_checkpoint(checkpoint)
         self.prior.state = checkpoint.get("prior", {})
         if self.conditioner is not None:
             self.conditioner.state = checkpoint.get("conditioner", {})
