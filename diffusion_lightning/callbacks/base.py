@@ -172,8 +172,9 @@ def log_image(trainer: Trainer, folder: Path, name: str, image: Tensor) -> Path:
     """On rank zero, write a uint8 image (C, H, W) as ``{folder}/{name}-{step}.png``, and log it to the loggers."""
     path = folder / f"{name}-{trainer.global_step:08d}.png"
     save_image(image, path)
+    step: int = trainer.fit_loop.epoch_loop._batches_that_stepped  # that of the scores of the same validation
     for logger in trainer.loggers:
-        attempt(logger, partial(_log_to, logger, name, image, trainer.global_step))
+        attempt(logger, partial(_log_to, logger, name, image, step))
     return path
 
 

@@ -26,6 +26,7 @@ import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
 from diffusion_lightning.callbacks.checkpoint import find_checkpoint
 from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, refuse_endless_yaml
+from diffusion_lightning.commands.curves import begin_curves
 from diffusion_lightning.commands.errors import errors_on_one_line
 from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
@@ -156,6 +157,8 @@ class DiffusionCLI(LightningCLI):
             kwargs["verbose"] &= not self._has_own_table()  # Lightning's table would repeat its scores
         if kwargs.get("ckpt_path") in ("last", "best"):
             kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"], subcommand == "fit")
+        if subcommand == "fit":
+            begin_curves(self.trainer, kwargs.get("ckpt_path"))
         return kwargs
 
     def after_validate(self) -> None:
