@@ -25,7 +25,7 @@ import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
 from diffusion_lightning.callbacks.checkpoint import find_checkpoint
-from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, refuse_endless_yaml
+from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, prepare_yaml
 from diffusion_lightning.commands.curves import begin_curves
 from diffusion_lightning.commands.errors import errors_on_one_line
 from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
@@ -191,7 +191,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stdout.write(text + "\n")
         raise SystemExit(0 if argv else 2)
     hide_advertisements()
-    refuse_endless_yaml()
+    prepare_yaml()
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
     signals = SignalHandler()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any
 
 import yaml
@@ -113,8 +114,9 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def refuse_endless_yaml() -> None:
-    """Let the command line refuse YAML whose aliases refer to themselves, or write out to very many values."""
+def prepare_yaml() -> None:
+    """Refuse YAML whose aliases refer to themselves, or write out to very many values; write enumerations as words."""
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
     load = get_loader("yaml")
     if not isinstance(load, _FiniteYaml):
         set_loader("yaml", _FiniteYaml(load), (yaml.YAMLError,))

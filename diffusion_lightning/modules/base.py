@@ -20,7 +20,13 @@ class TrainableModule(LightningModule, ABC):
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
             ReduceLROnPlateau is stepped after each validation instead.
+
+    Attributes:
+        lr: The learning rate that Lightning's LearningRateFinder has found, which replaces that of the optimizer; None
+            if it has not.
     """
+
+    lr: float | None = None
 
     def __init__(
         self, optimizer: OptimizerCallable | None = None, lr_scheduler: LRSchedulerCallable | None = None
@@ -45,6 +51,8 @@ class TrainableModule(LightningModule, ABC):
         """The optimizer, with its scheduler if there is one."""
         parameters = self.trainable_parameters()
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -64,6 +72,8 @@ class TrainableModule(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Continue at the batch after the checkpoint, if the run was resumed from one."""
+        if self.lr is not None and self.trainer.global_step == 0:
+            self.trainer.strategy.setup_optimizers(self.trainer)  # a scheduler begins at the rate that was found, too
         if self._position is not None:
             resuming.continue_run(self.trainer, self._position)
             self._position = None
