@@ -93,6 +93,10 @@ class Place(NamedTuple):
         """Whether a call's file and function, ``path.py:function``, contain one of these."""
         return any(part in f"{call.filename}:{call.name}" for call in self.calls for part in parts)
 
+    def ends_in(self, folder: str) -> bool:
+        """Whether the error was raised in a file of this folder."""
+        return bool(self.calls) and f"{os.sep}{folder}{os.sep}" in self.calls[-1].filename
+
     def users(self) -> traceback.FrameSummary | None:
         """The innermost call in code that is neither a library's nor this package's, if nothing of ours is inside."""
         for call in reversed(self.calls):
@@ -138,6 +142,7 @@ def describe(error: Exception) -> str:
 
 
 def _line(error: Exception) -> str:
+    error = _original(error)
     text, message = _text(error), _message(error)
     if (kind := _kind(text)) is not None:
         return kind.replace("{}", message)
@@ -149,13 +154,22 @@ def _line(error: Exception) -> str:
     if place.passes(f"{os.sep}jsonargparse{os.sep}", ":configure_optimizers"):
         name = place.built()
         return f"the configuration cannot be used{f' by {name}' if name else ''} ({text}): correct this argument"
-    if place.passes("checkpoint_connector.py:", ":load_checkpoint", ":read_checkpoint", f"torch{os.sep}optim{os.sep}"):
+    restoring = place.passes("checkpoint_connector.py:", ":load_checkpoint", ":read_checkpoint")
+    if restoring or place.ends_in(f"torch{os.sep}optim"):  # where a state that does not fit is used first
         return f"the checkpoint does not fit this run ({text}): give one that `fit` wrote with the same configuration"
     own = place.innermost(PACKAGE)
     if own is None or own.filename.startswith(PACKAGE + "commands"):
         return f"{text}: correct the option of --trainer, or the callback, that this is about"
     where = f" at {Path(own.filename).relative_to(Path(PACKAGE).parent)}:{own.lineno}" if own is not None else ""
     return f"unexpected {text}{where}: please report it; {SHOW_TRACEBACK}=1 shows the traceback"
+
+
+def _original(error: Exception) -> Exception:
+    """What jsonargparse has turned into an error of its own, unless that explains itself."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and _place(cause).ends_in("jsonargparse"):
+        cause = cause.__cause__
+    return error if isinstance(cause, EXPLAINED) or not isinstance(cause, Exception) else cause
 
 
 def _kind(text: str) -> str | None:
@@ -177,6 +191,6 @@ def _message(error: Exception) -> str:
     return shorten(str(error)) or type(error).__name__
 
 
-def _place(error: Exception) -> Place:
+def _place(error: BaseException) -> Place:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return Place(list(traceback.extract_tb(error.__traceback__)), frames)
