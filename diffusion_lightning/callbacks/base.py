@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import Condition
 from diffusion_lightning.core.images import save_image
 from diffusion_lightning.core.loggers import attempt
@@ -18,7 +19,7 @@ from diffusion_lightning.metrics.fid import FrechetDistances
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 
 
-class EvaluationCallback(Callback):
+class EvaluationCallback(ChecksArguments, Callback):
     """Evaluates the model in validation and test: subclasses implement ``reset``, ``update`` and ``compute_and_log``.
 
     Args:

@@ -9,11 +9,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
 from diffusion_lightning.modules import resuming
 
 
-class TrainableModule(LightningModule, ABC):
+class TrainableModule(ChecksArguments, LightningModule, ABC):
     """A LightningModule whose optimizer and scheduler are arguments, and whose arguments are saved in checkpoints.
 
     Args:

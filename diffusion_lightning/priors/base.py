@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
 
 
-class Prior(ABC):
+class Prior(ChecksArguments, ABC):
     """The distribution of x_1, where sampling starts."""
 
     split: Literal["train", "val"] = "train"
