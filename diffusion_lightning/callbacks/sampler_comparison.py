@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from diffusion_lightning.callbacks.base import EvaluationCallback, score_name, validation_conditions
+from diffusion_lightning.core.files import PROGRAM, check_outputs
 from diffusion_lightning.core.images import atomic_write
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.modules.restoration import RestorationModule
@@ -53,6 +54,10 @@ class SamplerComparison(EvaluationCallback):
         images: Images to generate with each sampler.
         batch_size: Images at once per device.
         seed: Random seed: image i starts from the same x_1 for every sampler.
+        overwrite: Whether to replace a table or plot that this program did not write.
+
+    Raises:
+        ValueError: There are no samplers or steps, or a file may not be replaced.
     """
 
     unique_by = "output"
@@ -66,12 +71,15 @@ class SamplerComparison(EvaluationCallback):
         images: int = 256,
         batch_size: int = 64,
         seed: int = 0,
+        overwrite: bool = False,
     ) -> None:
         if not samplers or not steps:
             raise ValueError(f"{len(samplers)} samplers at {len(steps)} numbers of steps: give at least one of each")
         self.runs = _runs(samplers, steps)
         super().__init__([run.name for run in self.runs], images, features, every_n_validations=1)
         self.output = Path(output)
+        check_outputs([self.output / "samplers.csv"], overwrite, _is_own_table)
+        check_outputs([self.output / "samplers.png"], overwrite)
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
@@ -135,6 +143,12 @@ def _runs(samplers: list[Sampler], steps: list[int]) -> list[SamplerRun]:
     return list(runs.values())
 
 
+def _is_own_table(path: Path) -> bool:
+    header = ",".join(SamplerResult._fields[:3]).encode()
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
 def _table(results: list[SamplerResult], score: str, title: str) -> Table:
     table = Table(title=title)
     table.add_column("sampler", overflow="fold")
@@ -159,5 +173,6 @@ def _plot(results: list[SamplerResult], score: str, path: Path) -> str:
         axes.plot(*zip(*curve, strict=True), marker="o", label=name)
     axes.set(xlabel="network function evaluations (NFE)", ylabel=score, xscale="log", yscale="log")
     figure.legend(loc="outside lower center")  # long labels would cover the curves
-    figure.savefig(path, dpi=120)
+    # "png" and the mark, because the temporary name has no suffix and the next run replaces its own plots only.
+    atomic_write(path, lambda partial: figure.savefig(partial, dpi=120, format="png", metadata={"Software": PROGRAM}))
     return str(path)
