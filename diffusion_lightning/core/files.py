@@ -85,8 +85,8 @@ def check_outputs(
                 if error.errno != errno.ENAMETOOLONG:
                     raise
                 raise ValueError(f"{path} cannot be written: the name is too long; shorten it") from error
-        if path.is_dir():
-            raise ValueError(f"{path} cannot be written: it is a folder; choose another --output")
+        if path.is_dir() or is_special(path):
+            raise ValueError(f"{path} cannot be written: it is a folder or a device; choose another --output")
         if os.path.lexists(path) and not overwrite and not is_own(path):
             raise ValueError(
                 f"{path} was not written by this program: choose another --output, or replace it with --overwrite true"

@@ -25,6 +25,8 @@ _READABLE_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 FILE_CHANNELS = (1, 2, 3, 4)
 """The numbers of channels that an image file can have."""
 
+_UNKNOWN_TIFF = "a kind of TIFF that Pillow does not read, such as colours of 32 bits: save it with 8 or 16 bits"
+
 
 class ImageReadError(ValueError):
     """A file that cannot be read as an image; the message is one line with the file and the reason."""
@@ -126,7 +128,8 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
         if height_width is not None:
             image = ImageOps.fit(image, height_width[::-1], Image.Resampling.BICUBIC)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data, SyntaxError included
-        raise ImageReadError(f"{path} cannot be read as an image: {_one_line(error)}") from error
+        reason = _UNKNOWN_TIFF if isinstance(error, UnidentifiedImageError) and _is_tiff(path) else _one_line(error)
+        raise ImageReadError(f"{path} cannot be read as an image: {reason}") from error
     array = np.array(image)
     return torch.from_numpy(array).reshape(*array.shape[:2], channels).permute(2, 0, 1).contiguous()
 
@@ -235,6 +238,11 @@ def _grey_to_uint8(values: np.ndarray, any_range: bool = False) -> np.ndarray:
     if not (values.min() >= 0 and values.max() <= top):  # written so that NaN raises
         raise ValueError(f"grey values from {values.min()} to {values.max()} are not in 0..{top}: save them as 8 bits")
     return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+
+def _is_tiff(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _one_line(error: Exception) -> str:
