@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 from rich.progress import Progress
 from rich.table import Table
@@ -55,9 +55,6 @@ class SamplerComparison(EvaluationCallback):
         batch_size: Images at once per device.
         seed: Random seed: image i starts from the same x_1 for every sampler.
         overwrite: Whether to replace a table or plot that this program did not write.
-
-    Raises:
-        ValueError: There are no samplers or steps, or a file may not be replaced.
     """
 
     unique_by = "output"
@@ -78,12 +75,22 @@ class SamplerComparison(EvaluationCallback):
         self.runs = _runs(samplers, steps)
         super().__init__([run.name for run in self.runs], images, features, every_n_validations=1)
         self.output = Path(output)
-        check_outputs([self.output / "samplers.csv"], overwrite, _is_own_table)
-        check_outputs([self.output / "samplers.png"], overwrite)
+        self.overwrite = overwrite
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.results: list[SamplerResult] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the table and the plot may be written, and prepare the feature network.
+
+        Raises:
+            ValueError: A file may not be replaced.
+        """
+        if stage != "predict":
+            check_outputs([self.output / "samplers.csv"], self.overwrite, _is_own_table)
+            check_outputs([self.output / "samplers.png"], self.overwrite)
+        super().setup(trainer, pl_module, stage)
 
     def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
         """Add the features of the real images."""

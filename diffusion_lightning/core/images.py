@@ -119,14 +119,18 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
     if channels not in _READABLE_CHANNELS:
         raise ValueError(f"an image file cannot be read as {channels} channels: use 1 (grey), 3 (RGB) or 4 (RGBA)")
     height_width = None if size is None else parse_size(size)
+
+    def fit(image: Image.Image) -> Image.Image:
+        return image if height_width is None else ImageOps.fit(image, height_width[::-1], Image.Resampling.BICUBIC)
+
     try:
         if is_special(path):  # opening a pipe would wait for a writer
             raise ValueError("it is a pipe, a socket or a device")
         with Image.open(path) as file:
             image = _to_eight_bits(ImageOps.exif_transpose(file), file.format)
-            image = _convert_mode(_convert_colours(image, file.info, path), channels)
-        if height_width is not None:
-            image = ImageOps.fit(image, height_width[::-1], Image.Resampling.BICUBIC)
+            if image.mode == _READABLE_CHANNELS[channels] and not image.has_transparency_data:
+                image = fit(image)  # first, as converting the colours of all pixels takes longest
+            image = fit(_convert_mode(_convert_colours(image, file.info, path), channels))
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data, SyntaxError included
         reason = _UNKNOWN_TIFF if isinstance(error, UnidentifiedImageError) and _is_tiff(path) else _one_line(error)
         raise ImageReadError(f"{path} cannot be read as an image: {reason}") from error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.runs import QUIET, Stored, blur, pixels_of, run, tiny_module
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lightning import RestorationModule
@@ -142,6 +142,13 @@ def test_transparency_and_palettes_are_converted_with_their_profile(tmp_path: Pa
     palette = Image.fromarray(COLOURS).quantize(32)
     palette.save(tmp_path / "palette.png", icc_profile=display_p3())
     assert off(levels(tmp_path / "palette.png"), p3_to_srgb(np.asarray(palette.convert("RGB")))) <= 1.01
+
+
+def test_a_resized_image_has_the_colours_of_its_profile(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png", icc_profile=display_p3())
+    small = np.asarray(ImageOps.fit(Image.fromarray(COLOURS), (8, 6), Image.Resampling.BICUBIC))
+    found = read_image(tmp_path / "a.png", size=(6, 8)).permute(1, 2, 0).numpy()
+    assert off(found, p3_to_srgb(small)) <= 1.01
 
 
 def test_a_linear_grey_image_is_read_in_the_greys_of_srgb(tmp_path: Path) -> None:
