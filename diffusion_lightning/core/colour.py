@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageCms
 
-_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 """The Pillow modes of the colour spaces that a profile may describe."""
 
 # Flags of Little CMS. Its optimization of grey curves is up to ten levels off in the dark.
@@ -149,10 +149,12 @@ def _conversion(profile: bytes, back: bool) -> Callable[[Image.Image], Image.Ima
 
 
 def _mode_of(profile: bytes) -> str:
-    """The Pillow mode of the colours that a profile describes."""
-    space = _open(profile).profile.xcolor_space
+    """The Pillow mode of the colours that a profile describes, by its header."""
+    space, signature = profile[16:20], profile[36:40]
+    if signature != b"acsp":
+        raise ColourProfileError("it is damaged")
     if space not in _MODES:
-        raise ColourProfileError(f"it is a profile for {space.strip()} colours")
+        raise ColourProfileError(f"it is a profile for {space.decode('ascii', 'replace').strip()} colours")
     return _MODES[space]
 
 
