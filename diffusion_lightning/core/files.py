@@ -1,11 +1,13 @@
-"""Which files may be read, and which may be overwritten: those that this program wrote itself.
+"""Which files may be read, with warnings of others, and which may be overwritten: those that this program wrote itself.
 
 An image carries a mark for that: the text ``Software`` of a PNG, or the EXIF tag of that name.
 """
 
 import errno
+import functools
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,12 @@ def is_special(path: str | Path) -> bool:
     except OSError:  # missing, or a broken link: opening it raises the error that says so
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@functools.lru_cache(maxsize=4096)
+def warn_once(text: str) -> None:
+    """Warn, once for each text: Python's own count begins anew whenever any code changes the filters."""
+    warnings.warn(text, stacklevel=2)
 
 
 def marks(file_format: str, sheet: bool = False) -> dict[str, Any]:

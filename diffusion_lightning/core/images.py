@@ -8,7 +8,6 @@ import io
 import os
 import textwrap
 import uuid
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from diffusion_lightning.core.colour import ColourProfileError, from_srgb, png_profile, to_srgb
-from diffusion_lightning.core.files import is_special, marks
+from diffusion_lightning.core.files import is_special, marks, warn_once
 
 _READABLE_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 FILE_CHANNELS = (1, 2, 3, 4)
@@ -219,8 +218,7 @@ def _convert_colours(image: Image.Image, info: dict[Any, Any], path: str | Path)
         profile = info["icc_profile"] or b"" if "icc_profile" in info else png_profile(info)
         return image if profile is None else to_srgb(image, profile)
     except ColourProfileError as error:
-        text = f"{path}: its colour profile is left out, its colours are taken as sRGB: {error}"
-        warnings.warn(text, stacklevel=1)  # from this line for all readers, so that it is shown once
+        warn_once(f"{path}: its colour profile is left out, its colours are taken as sRGB: {error}")
         return image
 
 

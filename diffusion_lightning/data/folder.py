@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from diffusion_lightning.core.datasets import ImageDataset, ImageSample
-from diffusion_lightning.core.files import is_own_sheet, is_special
+from diffusion_lightning.core.files import is_own_sheet, is_special, warn_once
 from diffusion_lightning.core.images import ImageReadError, parse_size, read_image
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.captions import read_captions
@@ -77,12 +77,13 @@ def _raise_with_remedy(error: OSError) -> NoReturn:
     ) from error
 
 
+@rank_zero_only
 def _warn_of(left_out: Sequence[Path], root: Path) -> None:
     """One warning for all files that are not read."""
     if left_out:
         names = ", ".join(path.relative_to(root).as_posix() for path in left_out[:3])
         more = ", …" if len(left_out) > 3 else ""
-        rank_zero_warn(f"{len(left_out)} file(s) in {root} are left out, because they are not images: {names}{more}")
+        warn_once(f"{len(left_out)} file(s) in {root} are left out, because they are not images: {names}{more}")
 
 
 class FolderDataset(ImageDataset):

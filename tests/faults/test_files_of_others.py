@@ -222,7 +222,7 @@ def linked(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["000001.png", "grid.png", "captions.csv"])
-def test_a_link_among_generated_files_is_replaced_and_its_target_stays(name: str, tmp_path: Path) -> None:
+def test_generate_replaces_a_link_and_leaves_its_target(name: str, tmp_path: Path) -> None:
     target = linked(tmp_path / "out" / name)
     before = target.read_bytes()
     with pytest.raises(ValueError, match=f"{name} (was not written by|has other captions)"):
@@ -234,7 +234,7 @@ def test_a_link_among_generated_files_is_replaced_and_its_target_stays(name: str
 
 
 @pytest.mark.parametrize("name", ["samplers.csv", "samplers.png"])
-def test_a_link_among_the_files_of_compare_is_replaced_and_its_target_stays(name: str, tmp_path: Path) -> None:
+def test_compare_replaces_a_link_and_leaves_its_target(name: str, tmp_path: Path) -> None:
     target = linked(tmp_path / "out" / name)
     before = target.read_bytes()
     compare(tmp_path / "out", overwrite=True)
@@ -242,7 +242,7 @@ def test_a_link_among_the_files_of_compare_is_replaced_and_its_target_stays(name
     assert not (tmp_path / "out" / name).is_symlink()
 
 
-def test_links_among_the_files_of_a_run_are_replaced_and_their_targets_stay(tmp_path: Path) -> None:
+def test_fit_replaces_links_and_leaves_their_targets(tmp_path: Path) -> None:
     run_folder = tmp_path / "runs/debug"
     targets = [linked(run_folder / name) for name in ("config.yaml", "images/generated-00000020.png")]
     before = [target.read_bytes() for target in targets]

@@ -19,11 +19,17 @@ from torch import Tensor
 from diffusion_lightning.callbacks import Generation, ImageWriter
 from diffusion_lightning.commands import inputs
 from diffusion_lightning.commands.trainer import DiffusionTrainer
+from diffusion_lightning.core.files import warn_once
 from diffusion_lightning.core.images import read_image
 from diffusion_lightning.data import FolderDataset, find_images
 from diffusion_lightning.modules import RestorationModule
 
 pytest_plugins = ["helpers.runs"]
+
+
+@pytest.fixture(autouse=True)
+def warnings_of_earlier_tests_are_forgotten() -> None:
+    warn_once.cache_clear()
 
 
 class Alive:
@@ -160,7 +166,7 @@ def test_names_of_up_to_255_bytes_are_restored(tmp_path: Path, checkpoint: Path)
     assert files(tmp_path / "out") == {f"{name}.png" for name in names}
 
 
-def test_a_name_that_becomes_too_long_is_refused_before_anything_is_restored(
+def test_a_name_that_becomes_too_long_is_refused_before_restoring(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_images(tmp_path / "in", 1)[0]

@@ -12,10 +12,16 @@ import pytest
 from helpers.runs import QUIET, fail, files, run, write_images
 from PIL import Image
 
+from diffusion_lightning.core.files import warn_once
 from diffusion_lightning.core.images import ImageReadError, read_image
 from diffusion_lightning.data import FolderDataset
 
 pytest_plugins = ["helpers.runs"]
+
+
+@pytest.fixture(autouse=True)
+def warnings_of_earlier_tests_are_forgotten() -> None:
+    warn_once.cache_clear()
 
 
 @pytest.fixture
