@@ -172,6 +172,7 @@ def check_table(path: Path, table: bytes | None, overwrite: bool) -> None:
     Raises:
         ValueError: They are not; captions of images that have none are never removed.
     """
+    check_outputs([path], overwrite=True)
     if not path.is_file() or path.read_bytes() == table or (overwrite and table is not None):
         return
     remedy = "remove it" if table is None else "replace it with --overwrite true"

@@ -263,6 +263,14 @@ def test_captions_always_belong_to_the_images_beside_them(tmp_path: Path) -> Non
     assert FolderDataset(tmp_path / "out", 8).captions == ["a green cat"] * 3
 
 
+@pytest.mark.parametrize("name", ["000001.png", "grid.png", "captions.csv"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_sampling(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{name} cannot be written: it is a folder or a device"):
+        generate_prompts(tmp_path / "out", "a red cat", overwrite=True)
+    assert files(tmp_path) == set()
+
+
 @pytest.mark.parametrize("name", [".", "..", "..."])
 @pytest.mark.parametrize("callback", [Generation, RestorationMetrics, Likelihood])
 def test_a_name_of_dots_alone_is_rejected(callback: type, name: str) -> None:
