@@ -37,6 +37,10 @@ from diffusion_lightning.data import DegradationDataModule
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
 
 
+COMMANDS = LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+"""Lightning's commands and ours, each with its arguments that are objects and not options."""
+
+
 class Parser(LightningArgumentParser):
     """Lightning's parser, with errors on one line."""
 
@@ -63,6 +67,8 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
+        argv = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        self._requested = next((word for word in argv if word in COMMANDS), None)
         super().__init__(
             LightningModule,
             DegradationDataModule,
@@ -77,10 +83,12 @@ class DiffusionCLI(LightningCLI):
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands and ours, each with its arguments that are objects and not options."""
-        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of Lightning's static method
+        """The command that the arguments name, with its arguments that are objects and not options; all if they do not.
+
+        Lightning builds the parsers of all these commands, which takes longer than all else before a run.
+        """
+        return {self._requested: COMMANDS[self._requested]} if self._requested else COMMANDS
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._current_subcommand = subcommand
@@ -208,7 +216,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _print_all_help(argv: Sequence[str]) -> NoReturn:
     """LightningCLI's help, and the fields of the model and the data, which it does not list."""
-    command = [word for word in argv if word in DiffusionCLI.subcommands()][:1]
+    command = [word for word in argv if word in COMMANDS][:1]
     with suppress(SystemExit):
         DiffusionCLI([*command, "--help"])
     sys.stdout.write(f"{all_fields(argv)}\n" if command else "")
