@@ -40,7 +40,7 @@ def restore(
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
-        batch_size: Images of equal size restored at once per device.
+        batch_size: Images of equal size restored at once per device, fewer where they are large.
         tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
             for the network, `off` denoises each image as a whole.
 

@@ -13,8 +13,8 @@ from diffusion_lightning.samplers.tiling import TileProgress, Tiling
 Tile = int | Literal["auto", "off"]
 """Side of the tiles in pixels, or tiles that suit the network, or none."""
 
-LARGE_TILE = 512
-"""Side of the tiles for networks without self-attention."""
+LARGE_TILE, MAX_OVERLAP = 512, 64
+"""Side of the tiles for networks without self-attention; pixels that tiles share, a quarter of small ones."""
 
 MAX_WHOLE, MAX_ATTENDED = 1024 * 1024, 128 * 128
 """Pixels of the largest image that a network without self-attention, or with it, denoises as a whole."""
@@ -76,4 +76,4 @@ def choose_tiling(network: nn.Module, image_shape: tuple[int, int, int], tile: T
     else:
         side, max_whole = tile, 0
     size = Tiling.round_up(side, multiple)
-    return Tiling(size, size // 4, multiple, max_whole)
+    return Tiling(size, min(size // 4, MAX_OVERLAP), multiple, max_whole)

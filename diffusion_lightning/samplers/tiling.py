@@ -42,7 +42,7 @@ class Tiling:
     overlap: int = 0
     multiple: int = 1
     max_whole: int = 0
-    max_pixels: int = 512 * 512
+    max_pixels: int = 256 * 256
 
     def __post_init__(self) -> None:
         if self.multiple < 1:
@@ -159,8 +159,7 @@ class TiledDenoiser:
         tile_height, tile_width = min(height, tiling.size), min(width, tiling.size)
         below, right = rows[-1] + tile_height - height, columns[-1] + tile_width - width
         padded = F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
-        row_weights = tile_weights(rows, tile_height, tiling.overlap)
-        column_weights = tile_weights(columns, tile_width, tiling.overlap)
+        weights = [tile_weights(rows, tile_height, tiling.overlap), tile_weights(columns, tile_width, tiling.overlap)]
 
         tiles = list(itertools.product(range(len(rows)), range(len(columns))))
         per_call = max(1, tiling.max_pixels // (len(x) * tile_height * tile_width))
@@ -173,10 +172,11 @@ class TiledDenoiser:
             ]
             prediction = self.denoise_fn(torch.cat([padded[area] for area in areas]), t.repeat(len(chunk)))
             parts = [part for part in prediction if part is not None]  # x̂_0, and the log variance if there is one
+            weights = [weight.to(parts[0]) for weight in weights]
             blended = blended or [part.new_zeros(*x.shape[:1], *part.shape[1:-2], *padded.shape[-2:]) for part in parts]
             for total, part in zip(blended, parts, strict=True):
                 for (i, j), area, tile in zip(chunk, areas, part.split(len(x)), strict=True):
-                    total[area] += tile * torch.outer(row_weights[i], column_weights[j]).to(tile)
+                    total[area] += tile * torch.outer(weights[0][i], weights[1][j])
             if self.on_tiles is not None:
                 self.on_tiles(TileProgress(len(x), height, width, tiling, first + len(chunk), len(tiles)))
         return Prediction(*(total[..., :height, :width] for total in blended))
