@@ -13,11 +13,11 @@ from diffusion_lightning.samplers.tiling import TileProgress, Tiling
 Tile = int | Literal["auto", "off"]
 """Side of the tiles in pixels, or tiles that suit the network, or none."""
 
-LARGE_TILE, MAX_OVERLAP = 512, 64
-"""Side of the tiles for networks without self-attention; pixels that tiles share, a quarter of small ones."""
+LARGE_TILE, MAX_ATTENDED = 512, 128
+"""Side of an image that a network without self-attention, or with it, denoises as a whole; of tiles, too, without."""
 
-MAX_WHOLE, MAX_ATTENDED = 1024 * 1024, 128 * 128
-"""Pixels of the largest image that a network without self-attention, or with it, denoises as a whole."""
+MAX_OVERLAP = 64
+"""Pixels that tiles share: a quarter of their side, up to this."""
 
 UNKNOWN_FACTOR = 32
 """The downsampling factor of networks that do not state theirs; a multiple of nearly all."""
@@ -69,8 +69,8 @@ def choose_tiling(network: nn.Module, image_shape: tuple[int, int, int], tile: T
     trained = image_shape[1] * image_shape[2]
     if tile == "auto":
         attends = getattr(network, "self_attention", True)
-        side, budget = (max(image_shape[1:]), MAX_ATTENDED) if attends else (LARGE_TILE, MAX_WHOLE)
-        max_whole = max(trained, budget)
+        side, whole = (max(image_shape[1:]), MAX_ATTENDED) if attends else (LARGE_TILE, LARGE_TILE)
+        max_whole = max(trained, whole**2)
     elif tile < 1:
         raise ValueError(f"tile={tile}: give the side of the tiles in pixels, auto, or off")
     else:
