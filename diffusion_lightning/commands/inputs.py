@@ -21,6 +21,9 @@ from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.modules.restoration import as_restoration_module
 
+MAX_BATCH_PIXELS = 1024 * 1024
+"""Pixels of a batch of a user's images, unless one image has more."""
+
 
 class SamplingInputs(LightningDataModule):
     """Yields batches for ``predict``; rank r has the images r, r + world size, ….
@@ -126,7 +129,7 @@ class UserImages(SamplingInputs):
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
         severity: Their assumed severity t, in (0, 1].
-        batch_size: Images at once per device.
+        batch_size: Images at once per device, fewer where they are large.
 
     Raises:
         ImageReadError: An image cannot be read.
@@ -145,10 +148,11 @@ class UserImages(SamplingInputs):
         """Images, uint8, and their indices."""
         buckets: dict[torch.Size, list[int]] = {}
         for index in indices:
-            bucket = buckets.setdefault(self.sizes[index], [])
+            size = self.sizes[index]
+            bucket = buckets.setdefault(size, [])
             bucket.append(index)
-            if len(bucket) == self.batch_size:
-                yield self._read(buckets.pop(self.sizes[index]))
+            if len(bucket) == max(1, min(self.batch_size, MAX_BATCH_PIXELS // (size[1] * size[2]))):
+                yield self._read(buckets.pop(size))
         yield from map(self._read, buckets.values())
 
     def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:

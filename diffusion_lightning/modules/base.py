@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
+from diffusion_lightning.modules import resuming
 
 
 class TrainableModule(LightningModule, ABC):
@@ -29,6 +31,7 @@ class TrainableModule(LightningModule, ABC):
         keep_serializable(self.hparams)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self._position: dict[str, Any] | None = None
 
     @abstractmethod
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,6 +52,21 @@ class TrainableModule(LightningModule, ABC):
         if isinstance(scheduler, ReduceLROnPlateau):
             settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what a resumed run needs to continue exactly."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            resuming.save_position(self._trainer, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep it until training starts."""
+        self._position = checkpoint.get(resuming.KEY)
+
+    def on_train_start(self) -> None:
+        """Continue at the batch after the checkpoint, if the run was resumed from one."""
+        if self._position is not None:
+            resuming.continue_run(self.trainer, self._position)
+            self._position = None
 
     def log_held_out(self, name: str, values: Tensor, index: Tensor | None) -> None:
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""
