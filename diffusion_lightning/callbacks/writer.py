@@ -52,8 +52,11 @@ class ImageWriter(BasePredictionWriter):
         Raises:
             ValueError: They would replace others.
         """
-        if self.names is None:
-            check_outputs(numbered_images(self._folder(trainer)).values(), self.overwrite)
+        present = numbered_images(self._folder(trainer)).values()
+        if self.output is None:  # `predict` has no options of its own
+            check_outputs(present, remedy="move it, or choose another --trainer.default_root_dir")
+        elif self.names is None:
+            check_outputs(present, self.overwrite)
 
     def on_predict_batch_start(
         self,

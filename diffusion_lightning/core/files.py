@@ -66,7 +66,10 @@ def is_own_sheet(path: Path) -> bool:
 
 
 def check_outputs(
-    paths: Iterable[str | Path], overwrite: bool = False, is_own: Callable[[Path], bool] = is_own_image
+    paths: Iterable[str | Path],
+    overwrite: bool = False,
+    is_own: Callable[[Path], bool] = is_own_image,
+    remedy: str = "choose another --output, or replace it with --overwrite true",
 ) -> None:
     """Check that files can be written, before the work whose result they are.
 
@@ -74,6 +77,7 @@ def check_outputs(
         paths: The files.
         overwrite: Whether to replace files that this program did not write.
         is_own: Whether this program wrote an existing file.
+        remedy: What to do about a file that it did not write, for the error.
 
     Raises:
         ValueError: A name is too long for the file system, a folder is in the way, or a file that this program did not
@@ -96,9 +100,7 @@ def check_outputs(
         if path.is_dir() or is_special(path):
             raise ValueError(f"{path} cannot be written: it is a folder or a device; choose another --output")
         if os.path.lexists(path) and not overwrite and not is_own(path):
-            raise ValueError(
-                f"{path} was not written by this program: choose another --output, or replace it with --overwrite true"
-            )
+            raise ValueError(f"{path} was not written by this program: {remedy}")
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -151,6 +151,7 @@ def test_predict_does_not_overwrite_the_files_of_another_program(
     failure = fail(tmp_path, capsys, *argv)
     assert len(failure.errors) == 1
     assert "predictions/000003.png was not written by this program" in failure.errors[0]
+    assert "--overwrite" not in failure.errors[0], "an option that predict lacks"
     assert (folder / "000003.png").read_bytes() == before
 
 
