@@ -81,8 +81,8 @@ class TrainingCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """Of its own for each folder and score, so that two callbacks get as far as the error of ``setup``."""
-        return self._generate_state_key(dirpath=self.dirpath, monitor=self.monitor)
+        """Of its own for each score, so that two callbacks get as far as the error of ``setup``."""
+        return self._generate_state_key(monitor=self.monitor)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and write all checkpoints of this trainer whole."""
