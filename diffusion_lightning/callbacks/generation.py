@@ -106,7 +106,7 @@ class Generation(EvaluationCallback):
         if world == 1:
             assert images is not None
             return images[: self.grid_images]
-        mine = torch.zeros(number, *module.image_shape, device=module.device)
+        mine = torch.zeros(number, *module.image_shape, dtype=torch.float32, device=module.device)
         if images is not None:
             mine[: len(images)] = images[:number]
         gathered = module.all_gather(mine)

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from diffusion_lightning.callbacks.base import EvaluationCallback, image_dir, log_image, score_name
 from diffusion_lightning.core.conditions import select
 from diffusion_lightning.core.images import to_unit
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.core.visualization import labelled_grid
@@ -83,8 +84,7 @@ class RestorationMetrics(EvaluationCallback):
             return
         clean, index = batch.clean[chosen], batch.index[chosen]
         generators = per_image_generators(trainer.datamodule.seed, index)  # type: ignore[attr-defined]  # set by Lightning
-        ones = torch.ones(len(clean), device=clean.device)
-        end = degrade(module.degradation, clean, ones, generators, index)
+        end = degrade(module.degradation, clean, times_like(clean, 1.0), generators, index)
         predictions: list[Tensor] = []
 
         def keep_first(step: Step) -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 
 from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data.base import DegradationDataModule
@@ -47,9 +48,7 @@ def preview(
     clean = next(datamodule.clean_images("train", images))
     times = [i / (columns - 1) for i in range(columns)]
     strip = [
-        degrade(
-            degradation, clean, torch.full((len(clean),), t), per_image_generators(seed, range(len(clean)))
-        ).degraded
+        degrade(degradation, clean, times_like(clean, t), per_image_generators(seed, range(len(clean)))).degraded
         for t in times
     ]
     if trainer.is_global_zero:

@@ -116,7 +116,7 @@ def _compute(distance: FrechetInceptionDistance) -> Tensor:
         if "More than one sample" not in str(error):
             raise
         warnings.warn("a Fréchet distance needs at least 2 real images and 2 others: it is NaN", stacklevel=2)
-        return torch.tensor(torch.nan, device=distance.device)
+        return torch.tensor(torch.nan, dtype=torch.float32, device=distance.device)
 
 
 class Precomputed(nn.Module):

@@ -54,7 +54,7 @@ class KID(Metric):
         """The distance; NaN for fewer images than ``subset_size``."""
         predicted, real = dim_zero_cat(self.predicted), dim_zero_cat(self.real)
         if min(len(predicted), len(real)) < self.subset_size:
-            return torch.tensor(torch.nan, device=self.device)
+            return torch.tensor(torch.nan, dtype=torch.float32, device=self.device)
         generator = torch.Generator().manual_seed(0)
 
         def subset(features: Tensor) -> Tensor:
@@ -66,5 +66,5 @@ class KID(Metric):
         """Remove all images."""
         super().reset()
         # No state is an empty list: ranks without images must take part when the features are gathered.
-        empty = torch.zeros(0, self.num_features, device=self.device)
+        empty = torch.zeros(0, self.num_features, dtype=torch.float32, device=self.device)
         self.predicted, self.real = [empty], [empty]

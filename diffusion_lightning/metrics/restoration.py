@@ -7,6 +7,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from diffusion_lightning.core.precision import float32_default
+
 MAX_PSNR = 20 * math.log10(510)
 """54.2 dB, an error of half a grey level, which a file does not show: one exact image must not make the mean inf."""
 
@@ -36,7 +38,8 @@ class PSNR(MeanMetric):
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
         """Add images (B, C, H, W) in [0, 1]."""
-        psnr = peak_signal_noise_ratio(prediction, target, data_range=1.0, dim=(1, 2, 3), reduction="none")
+        with float32_default():
+            psnr = peak_signal_noise_ratio(prediction, target, data_range=1.0, dim=(1, 2, 3), reduction="none")
         super().update(psnr.clamp(max=MAX_PSNR))
 
 
