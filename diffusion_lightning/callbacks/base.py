@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from rich import get_console
 from torch import Tensor, nn
 
 from diffusion_lightning.core.conditions import Condition
@@ -139,6 +141,23 @@ class EvaluationCallback(Callback):
         values = self.distances.compute()
         module.log_dict({self.with_suffix(f"{stage}/{score}/{name}"): value for name, value in values.items()})
         return values
+
+    def report_non_finite(self, trainer: Trainer, sets: dict[str, list[Tensor]]) -> None:
+        """Print in one line for each set how many of its images are not finite; must be called on all ranks.
+
+        Args:
+            trainer: The trainer.
+            sets: For each name of a set, whether each image on this rank is finite: batches of bool (B,).
+        """
+        for name, batches in sets.items():
+            finite = torch.cat([batch.cpu() for batch in batches]) if batches else torch.ones(0, dtype=torch.bool)
+            counts = torch.tensor([int((~finite).sum()), len(finite)], device=trainer.strategy.root_device)
+            bad, number = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+            if bad and trainer.is_global_zero:
+                text = (
+                    f"{bad} of {number} {name} images are not finite: their scores are NaN, grids show them in magenta"
+                )
+                get_console().print(text, soft_wrap=True)
 
     def _check_unique(self, trainer: Trainer) -> None:
         mine = getattr(self, self.unique_by)

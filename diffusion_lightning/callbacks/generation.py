@@ -13,6 +13,7 @@ from diffusion_lightning.callbacks.base import (
     validation_conditions,
 )
 from diffusion_lightning.core.conditions import to_text
+from diffusion_lightning.core.finite import finite_images
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.core.visualization import image_grid, labelled_grid
 from diffusion_lightning.modules.restoration import RestorationModule
@@ -82,6 +83,7 @@ class Generation(EvaluationCallback):
             if self.distances is not None:
                 self.distances.update("generated", images)
         distances = self.log_distances(module, stage)
+        self.report_non_finite(trainer, {"generated": [finite_images(images) for images in kept]})
         shown = self._gather(module, torch.cat(kept) if kept else None)
         folder = image_dir(trainer)
         if trainer.is_global_zero:

@@ -69,7 +69,7 @@ class Likelihood(EvaluationCallback):
         self.method = method
         self.steps = steps
         self.probes = probes
-        self.bits = MeanMetric()
+        self.bits = MeanMetric(nan_strategy="disable")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check before training that the model has a density."""

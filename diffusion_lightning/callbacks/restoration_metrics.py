@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from diffusion_lightning.callbacks.base import EvaluationCallback, image_dir, log_image, score_name
 from diffusion_lightning.core.conditions import select
+from diffusion_lightning.core.finite import finite_images, infinite_to_nan
 from diffusion_lightning.core.images import to_unit
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
@@ -64,6 +65,7 @@ class RestorationMetrics(EvaluationCallback):
         shared = {id(network): network for network in self._networks}
         self.metrics = {state: restoration_metrics(copy.deepcopy(metrics, dict(shared))) for state in STATES}
         self._shown: list[dict[str, Tensor]] = []
+        self._finite: dict[str, list[Tensor]] = {state: [] for state in STATES}
 
     def feature_networks(self) -> list[nn.Module]:
         """The networks of the Fréchet distance and of the metrics."""
@@ -75,6 +77,7 @@ class RestorationMetrics(EvaluationCallback):
         for metrics in self.metrics.values():
             metrics.to(module.device).reset()
         self._shown = []
+        self._finite = {state: [] for state in STATES}
 
     def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
         """Degrade the batch to t = 1, restore it, and update the metrics of every state."""
@@ -99,7 +102,9 @@ class RestorationMetrics(EvaluationCallback):
             self.distances.update_real(clean)
         for state, images in results.items():
             # Values outside [0, 1] are clamped, as a file would clamp them.
-            self.metrics[state].update(to_unit(images.float()).clamp(0, 1), to_unit(clean.float()).clamp(0, 1))
+            visible = to_unit(infinite_to_nan(images.float())).clamp(0, 1)
+            self.metrics[state].update(visible, to_unit(clean.float()).clamp(0, 1))
+            self._finite[state].append(finite_images(images))
             if self.distances is not None:
                 self.distances.update(state, images)
         if sum(len(rows["clean"]) for rows in self._shown) < self.grid_images:
@@ -114,6 +119,7 @@ class RestorationMetrics(EvaluationCallback):
         distances = self.log_distances(module, stage)
         for state, value in distances.items():
             table[state][score_name(self.features)] = value
+        self.report_non_finite(trainer, self._finite)
         folder = image_dir(trainer)
         if trainer.is_global_zero:
             get_console().print(_table(table, self.with_suffix("Restoration of held-out images from t = 1", ", ")))

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from diffusion_lightning.core.finite import check_finite
 from diffusion_lightning.core.images import save_image
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 
@@ -42,4 +43,5 @@ class ImageWriter(BasePredictionWriter):
         folder = Path(self.output) if self.output else Path(trainer.default_root_dir) / "predictions"
         for image, number in zip(prediction, batch.index.tolist(), strict=True):
             name = self.names[number] if self.names is not None else f"{number:06d}"
+            check_finite(image, f"the sampled image {name}.png")
             save_image(image, folder / f"{name}.png")

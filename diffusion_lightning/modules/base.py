@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
+from diffusion_lightning.modules.divergence import DivergenceCheck, check_weights, divergence_error
 
 
 class TrainableModule(LightningModule, ABC):
@@ -29,6 +30,7 @@ class TrainableModule(LightningModule, ABC):
         keep_serializable(self.hparams)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self._divergence = DivergenceCheck()
 
     @abstractmethod
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,6 +51,71 @@ class TrainableModule(LightningModule, ABC):
         if isinstance(scheduler, ReduceLROnPlateau):
             settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_train_start(self) -> None:
+        """Remove the losses of an earlier run."""
+        self._divergence = DivergenceCheck()
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Note whether the loss is finite, in automatic and manual optimization.
+
+        Raises:
+            NonFiniteError: It is not, on one CPU. Elsewhere it would be costly to wait for every loss: the other hooks
+                of this class check the losses at every ``log_every_n_steps``, and before anything uses the weights.
+        """
+        self._divergence.add(loss, self.trainer.global_step + 1)
+        if loss.device.type == "cpu" and self.trainer.world_size == 1:
+            self._divergence.check(self.trainer)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's.
+
+        Raises:
+            NonFiniteError: ``--trainer.detect_anomaly`` found a gradient that is NaN.
+        """
+        try:
+            super().backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            if "returned nan values" not in str(error):
+                raise
+            step = self.trainer.global_step + 1
+            raise divergence_error(self.trainer, "the gradient of the training loss is NaN", step) from error
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Check the losses from time to time.
+
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        if (batch_idx + 1) % (self.trainer.log_every_n_steps or 50) == 0:  # type: ignore[attr-defined]  # set by Lightning
+            self._divergence.check(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Check the losses before anything is evaluated.
+
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        self._divergence.check(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Check the last losses.
+
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        self._divergence.check(self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the losses and the weights: a checkpoint of a run that diverged must not replace a good one.
+
+        Raises:
+            NonFiniteError: A loss or a weight is not finite.
+        """
+        self._divergence.check(self.trainer)
+        names = {name for name, _ in self.named_parameters()}
+        weights = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
+        check_weights(self.trainer, weights, self.trainer.global_step)
 
     def log_held_out(self, name: str, values: Tensor, index: Tensor | None) -> None:
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""

@@ -241,6 +241,7 @@ class RestorationModule(TrainableModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the fitted prior and conditioner."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["prior"] = self.prior.state
         if self.conditioner is not None:
             checkpoint["conditioner"] = self.conditioner.state
