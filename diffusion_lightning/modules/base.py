@@ -1,15 +1,19 @@
 """What the LightningModules share: saved arguments, the optimizer and its scheduler, and means over held-out images."""
 
+import math
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
 from diffusion_lightning.modules.divergence import DivergenceCheck, check_weights, divergence_error
+from diffusion_lightning.modules.schedules import make_scheduler
 
 
 class TrainableModule(LightningModule, ABC):
@@ -18,7 +22,8 @@ class TrainableModule(LightningModule, ABC):
     Args:
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
-            ReduceLROnPlateau is stepped after each validation instead.
+            ReduceLROnPlateau is stepped after each validation instead. ``CosineDecay``, and torch's schedulers whose
+            ``total_steps`` or ``T_max`` is missing, are as long as the run.
     """
 
     def __init__(
@@ -46,11 +51,44 @@ class TrainableModule(LightningModule, ABC):
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        scheduler = make_scheduler(self.lr_scheduler, optimizer, self._run_steps)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
+            # Lightning would step it after every n-th epoch or batch, with or without a validation: never.
+            settings |= {"monitor": scheduler.monitor, "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_validation_epoch_end(self) -> None:
+        """Step ReduceLROnPlateau, after the callbacks have logged their scores, and before checkpoints are saved.
+
+        Raises:
+            ValueError: This validation did not log the score that it monitors.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                scores = self.trainer.callback_metrics
+                if config.monitor not in scores:
+                    raise ValueError(
+                        f"ReduceLROnPlateau monitors {config.monitor}, which no validation logs: choose one of "
+                        f"{', '.join(sorted(scores))}"
+                    )
+                self.lr_scheduler_step(config.scheduler, scores[config.monitor])
+
+    def _run_steps(self) -> int:
+        """The number of optimizer steps of the run.
+
+        Raises:
+            ValueError: The run has no end in steps or epochs.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 <= steps < math.inf:
+            raise ValueError(
+                "the learning rate schedule is as long as the run, which has no number of steps: set "
+                "--trainer.max_steps or --trainer.max_epochs, or the schedule's --model.lr_scheduler.total_steps"
+            )
+        return max(int(steps), 1)
 
     def on_train_start(self) -> None:
         """Remove the losses of an earlier run."""
@@ -112,6 +150,8 @@ class TrainableModule(LightningModule, ABC):
         Raises:
             NonFiniteError: A loss or a weight is not finite.
         """
+        if self._trainer is None:  # called by hand, outside of a run
+            return
         self._divergence.check(self.trainer)
         names = {name for name, _ in self.named_parameters()}
         weights = {name: value for name, value in checkpoint["state_dict"].items() if name in names}

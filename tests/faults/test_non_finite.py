@@ -110,7 +110,7 @@ def test_where_losses_are_checked_from_time_to_time_the_first_is_named(settings,
 
 
 @pytest.mark.usefixtures("checked_from_time_to_time")
-def test_weights_of_a_run_that_diverged_are_not_saved_before_that_is_found(tmp_path):
+def test_diverged_weights_are_not_saved_before_that_is_found(tmp_path):
     """The weights are huge, but finite, after the second batch: only the third loss shows it."""
     last = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
     module = tiny_module(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
