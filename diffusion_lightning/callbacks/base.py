@@ -59,6 +59,11 @@ class EvaluationCallback(Callback):
     def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Compute and log the scores at the end of the data; ``stage`` is val or test."""
 
+    def score_names(self) -> list[str]:
+        """The names of its scores, without the stage and its own suffix."""
+        names = [] if self.distances is None else self.distances.names
+        return [f"{score_name(self.features)}/{name}" for name in names]
+
     def feature_networks(self) -> list[nn.Module]:
         """The networks whose weights must be prepared before the run."""
         return [] if self.features is None else [self.features]
@@ -81,6 +86,22 @@ class EvaluationCallback(Callback):
         trainer.strategy.barrier("features")
         for network in networks:
             network.prepare(cache)  # type: ignore[operator]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that nothing monitors a score that is not new at every validation.
+
+        Raises:
+            ValueError: A checkpoint, early stopping or the learning rate would follow the score of an earlier one.
+        """
+        scores = {self.with_suffix(f"val/{name}") for name in self.score_names()}
+        followers = [*trainer.callbacks, *(config.scheduler for config in trainer.lr_scheduler_configs)]  # type: ignore[attr-defined]  # set by Lightning
+        for follower in followers:
+            monitor = getattr(follower, "monitor", None)
+            if self.every_n_validations > 1 and monitor in scores:
+                raise ValueError(
+                    f"{type(follower).__name__} monitors {monitor}, which {type(self).__name__} computes in one of "
+                    f"{self.every_n_validations} validations: set its every_n_validations to 1"
+                )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Active in every n-th validation; never in the sanity check."""

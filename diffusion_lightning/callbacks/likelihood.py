@@ -81,6 +81,10 @@ class Likelihood(EvaluationCallback):
         else:
             chain_times(pl_module.degradation, self.steps)
 
+    def score_names(self) -> list[str]:
+        """Bits per dimension."""
+        return ["bpd"]
+
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""
         super().reset(module)

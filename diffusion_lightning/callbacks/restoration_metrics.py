@@ -67,6 +67,10 @@ class RestorationMetrics(EvaluationCallback):
         self._shown: list[dict[str, Tensor]] = []
         self._finite: dict[str, list[Tensor]] = {state: [] for state in STATES}
 
+    def score_names(self) -> list[str]:
+        """Of each state the metrics and the Fréchet distance."""
+        return [*super().score_names(), *(f"{name}/{state}" for state in STATES for name in self.metrics[state])]
+
     def feature_networks(self) -> list[nn.Module]:
         """The networks of the Fréchet distance and of the metrics."""
         return [*super().feature_networks(), *self._networks]

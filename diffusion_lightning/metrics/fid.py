@@ -74,6 +74,7 @@ class FrechetDistances:
                 f"the features {type(features).__name__} need an attribute num_features, the length of their output"
             )
         self.features = features.eval().requires_grad_(False)
+        self.names = names
         self.distances = {name: _FrechetDistance(Precomputed(number)) for name in names}
 
     def to(self, device: torch.device) -> Self:

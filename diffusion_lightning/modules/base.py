@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
 from diffusion_lightning.modules.divergence import DivergenceCheck, check_weights, divergence_error
@@ -21,8 +22,9 @@ class TrainableModule(LightningModule, ABC):
 
     Args:
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
-        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
-            ReduceLROnPlateau is stepped after each validation instead. ``CosineDecay``, and torch's schedulers whose
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default.
+            ReduceLROnPlateau is stepped after each validation instead: Lightning's by its ``monitor``, torch's by
+            ``val/loss``. ``CosineDecay``, and torch's schedulers whose
             ``total_steps`` or ``T_max`` is missing, are as long as the run.
     """
 
@@ -55,7 +57,7 @@ class TrainableModule(LightningModule, ABC):
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
             # Lightning would step it after every n-th epoch or batch, with or without a validation: never.
-            settings |= {"monitor": scheduler.monitor, "frequency": sys.maxsize}
+            settings |= {"monitor": getattr(scheduler, "monitor", "val/loss"), "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def on_validation_epoch_end(self) -> None:
