@@ -47,6 +47,7 @@ class EvaluationCallback(Callback):
         self.name = name
         self._validations = 0
         self._active = False
+        self._left_out: list[str] = []
 
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""
@@ -68,14 +69,24 @@ class EvaluationCallback(Callback):
         """The networks whose weights must be prepared before the run."""
         return [] if self.features is None else [self.features]
 
+    def leave_out(self, network: nn.Module) -> list[str]:
+        """Leave out the scores in the features of this network; returns their names."""
+        if network is not self.features:
+            return []
+        name = score_name(network)
+        self.features = self.distances = None
+        return [name]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that no other callback has the same name, and prepare the feature networks.
 
-        They are prepared on rank zero first, whose files the others then read.
+        They are prepared on rank zero first, whose files the others then read. A network with a method ``suits`` that
+        does not accept the data is left out.
         """
         if stage == "predict":
             return
         self._check_unique(trainer)
+        self._leave_out_unsuited(trainer)
         networks = [network for network in self.feature_networks() if hasattr(network, "prepare")]
         if not networks:
             return
@@ -91,16 +102,20 @@ class EvaluationCallback(Callback):
         """Check that nothing monitors a score that is not new at every validation.
 
         Raises:
-            ValueError: A checkpoint, early stopping or the learning rate would follow the score of an earlier one.
+            ValueError: A checkpoint, early stopping or the learning rate would follow the score of an earlier
+                validation, or one that is left out.
         """
-        scores = {self.with_suffix(f"val/{name}") for name in self.score_names()}
-        followers = [*trainer.callbacks, *(config.scheduler for config in trainer.lr_scheduler_configs)]  # type: ignore[attr-defined]  # set by Lightning
-        for follower in followers:
-            monitor = getattr(follower, "monitor", None)
-            if self.every_n_validations > 1 and monitor in scores:
+        reasons = dict.fromkeys(self._left_out, "leaves out: choose other features or another monitor")
+        if (n := self.every_n_validations) > 1:
+            rare = f"computes in one of {n} validations: set its every_n_validations to 1"
+            reasons |= dict.fromkeys(self.score_names(), rare)
+        reasons = {self.with_suffix(f"val/{name}"): reason for name, reason in reasons.items()}
+        followers: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
+        monitors = [(follower, getattr(follower, "monitor", None)) for follower in followers]
+        for follower, monitor in [*monitors, *((c.scheduler, c.monitor) for c in trainer.lr_scheduler_configs)]:
+            if monitor in reasons:
                 raise ValueError(
-                    f"{type(follower).__name__} monitors {monitor}, which {type(self).__name__} computes in one of "
-                    f"{self.every_n_validations} validations: set its every_n_validations to 1"
+                    f"{type(follower).__name__} monitors {monitor}, which {type(self).__name__} {reasons[monitor]}"
                 )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,6 +194,19 @@ class EvaluationCallback(Callback):
                     f"{bad} of {number} {name} images are not finite: their scores are NaN, grids show them in magenta"
                 )
                 get_console().print(text, soft_wrap=True)
+
+    def _leave_out_unsuited(self, trainer: Trainer) -> None:
+        """Leave out the networks that do not fit the data, and print in one line which scores are missing."""
+        data = getattr(trainer, "datamodule", None)
+        for network in {id(network): network for network in self.feature_networks()}.values():
+            if data is None or not hasattr(network, "suits") or network.suits(data):  # type: ignore[operator]
+                continue
+            before = self.score_names()
+            scores = ", ".join(self.leave_out(network))
+            self._left_out += sorted(set(before) - set(self.score_names()))
+            if trainer.is_global_zero:
+                text = f"{type(self).__name__} leaves out {scores}: {type(network).__name__} does not fit the images "
+                get_console().print(f"{text}of {type(data).__name__}", soft_wrap=True, markup=False)
 
     def _check_unique(self, trainer: Trainer) -> None:
         mine = getattr(self, self.unique_by)

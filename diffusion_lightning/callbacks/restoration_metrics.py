@@ -75,6 +75,17 @@ class RestorationMetrics(EvaluationCallback):
         """The networks of the Fréchet distance and of the metrics."""
         return [*super().feature_networks(), *self._networks]
 
+    def leave_out(self, network: nn.Module) -> list[str]:
+        """Also the metrics in these features, of every state."""
+        names = [
+            name for name, metric in self.metrics[STATES[0]].items() if getattr(metric, "features", None) is network
+        ]
+        for metrics in self.metrics.values():
+            for name in names:
+                del metrics[name]
+        self._networks = [other for other in self._networks if other is not network]
+        return [*super().leave_out(network), *names]
+
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""
         super().reset(module)
