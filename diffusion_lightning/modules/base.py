@@ -23,9 +23,9 @@ class TrainableModule(LightningModule, ABC):
     Args:
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default.
-            ReduceLROnPlateau is stepped after each validation instead: Lightning's by its ``monitor``, torch's by
-            ``val/loss``. ``CosineDecay``, and torch's schedulers whose
-            ``total_steps`` or ``T_max`` is missing, are as long as the run.
+            ``CosineDecay``, and torch's schedulers whose ``total_steps`` or ``T_max`` is missing, are as long as the
+            run. ReduceLROnPlateau is stepped after each validation instead: Lightning's by its ``monitor``, torch's by
+            ``val/loss``.
     """
 
     def __init__(

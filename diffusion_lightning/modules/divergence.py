@@ -51,6 +51,9 @@ def check_weights(trainer: Trainer, weights: dict[str, Any], step: int) -> None:
 
 def divergence_error(trainer: Trainer, what: str, step: int) -> NonFiniteError:
     """The error of a run that diverged, with the remedy and the last checkpoint from before."""
+    remedy = "choose a lower learning rate"
+    if step == 1:  # the weights are those of the start, so it may be the images
+        remedy += ", or look for magenta in the degraded images of `preview`, which marks such pixels"
     precise = "" if trainer.precision != "16-true" else ", or train with --trainer.precision 32-true"
     saved = [
         path
@@ -59,4 +62,4 @@ def divergence_error(trainer: Trainer, what: str, step: int) -> NonFiniteError:
     ]
     good = next((path for path in [*saved, trainer.ckpt_path] if path), None)
     rest = f"the last good checkpoint is {good}" if good else "this run has saved none"
-    return NonFiniteError(f"{what} at step {step}: choose a lower learning rate{precise}; {rest}")
+    return NonFiniteError(f"{what} at step {step}: {remedy}{precise}; {rest}")

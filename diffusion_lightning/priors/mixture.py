@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_lightning.core import rng
+from diffusion_lightning.core.finite import NonFiniteError
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
@@ -39,7 +40,11 @@ class MixturePrior(Prior):
         """The image that they represent: (B, C, h, w) → (B, C, H, W)."""
 
     def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
-        """Fit the mixture by expectation maximization (scikit-learn)."""
+        """Fit the mixture by expectation maximization (scikit-learn).
+
+        Raises:
+            ValueError: There are no images, or D_1(x_0) is not finite.
+        """
         from sklearn.mixture import GaussianMixture  # importing it takes a second
 
         codes, shape = [], None
@@ -52,6 +57,11 @@ class MixturePrior(Prior):
         if shape is None:
             raise ValueError("the prior got no images to fit: the data set is empty")
         points = torch.cat(codes).flatten(1).double()
+        if not points.isfinite().all():
+            raise NonFiniteError(
+                "the degradation makes images that are NaN or infinite, to which no prior can be fitted: look for "
+                "magenta in the degraded images of `preview`, which marks such pixels"
+            )
         components = min(self.components, len(points))
         if len(points) < 2:
             points = points.repeat(2, 1)  # scikit-learn needs two points; the covariance is then its regularization

@@ -16,12 +16,13 @@ from diffusion_lightning.callbacks import EMA, Generation, RestorationMetrics
 from diffusion_lightning.core.finite import NonFiniteError, nonfinite_names
 from diffusion_lightning.core.visualization import image_grid, labelled_grid
 from diffusion_lightning.data.degrade import degrade
-from diffusion_lightning.degradations import Fade
+from diffusion_lightning.degradations import Fade, Transform
 from diffusion_lightning.metrics import KID, LPIPS, PSNR, RMSE, SSIM, FrechetDistances
 from diffusion_lightning.modules import AdversarialModule, DegradedClassifier
 from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.networks import Discriminator, UNetClassifier
 from diffusion_lightning.objectives import L1
+from diffusion_lightning.priors import HeldOutImages
 
 pytest_plugins = ["helpers.runs"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
@@ -151,6 +152,15 @@ def test_fit_in_16_true_on_a_cpu_fails_in_one_line(tmp_path, capsys):
     failure = fail(tmp_path, capsys, "fit", "--config", DEBUG, *QUIET, "--trainer.precision", "16-true")
     assert failure.status == 1
     assert "train with --trainer.precision 32-true" in failure.errors[0]
+
+
+def test_degraded_images_that_are_nan_name_preview(tmp_path):
+    """The loss of the first step is NaN: no learning rate helps."""
+    parts = {"degradation": Transform("torch.log", domain="signed", steps=4)}
+    with pytest.raises(NonFiniteError, match=r"at step 1: .* look for magenta in the degraded images of `preview`"):
+        fit(tiny_module(**parts, prior=HeldOutImages(4)), tmp_path)
+    with pytest.raises(NonFiniteError, match="no prior can be fitted: look for magenta in the degraded images of"):
+        fit(tiny_module(**parts), tmp_path)
 
 
 class InfiniteSlope(L1):

@@ -262,12 +262,18 @@ def test_no_config_has_a_literal_length():
     assert not [path.name for path in CONFIGS.rglob("*.yaml") if "T_max" in path.read_text()]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all, in which emoji are rendered once for each size."""
+    return tmp_path_factory.mktemp("lengths")
+
+
 @pytest.mark.parametrize(
     "data",
     {str(config["data"]): config["data"] for config in SCHEDULED.values()}.values(),
     ids=lambda data: f"{data['class_path']} of {data['init_args']['size']} px in {data['init_args']['batch_size']}s",
 )
-def test_the_configs_have_the_lengths_that_were_measured(data, tmp_path):
+def test_the_configs_have_the_lengths_that_were_measured(data, folder):
     """The runs of each set of data: the steps of one epoch, times their epochs, are the old T_max."""
     names = [name for name, config in SCHEDULED.items() if config["data"] == data]
     found: list[int] = []
@@ -279,7 +285,7 @@ def test_the_configs_have_the_lengths_that_were_measured(data, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainableModule, "_run_steps", note)
         with pytest.raises(InterruptedError):
-            run(tmp_path, "fit", "--config", CONFIGS / f"{names[0]}.yaml", *QUIET)
+            run(folder, "fit", "--config", CONFIGS / f"{names[0]}.yaml", *QUIET)
     first = SCHEDULED[names[0]]["trainer"]["max_epochs"]
     assert found == [STEPS[names[0]]]
     assert {name: STEPS[name] for name in names} == {
