@@ -22,17 +22,21 @@ from torch import Tensor
 import diffusion_lightning
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.callbacks import RestorationMetrics
+from diffusion_lightning.conditioning import ClassEmbedding, TextTransformer
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise, ImageNetC, Transform
 from diffusion_lightning.degradations.imagenet_c import NAMES, SNOW
 from diffusion_lightning.degradations.noise_schedules import VE, VP, Cosine, FlowMatching, Karras, Linear, SubVP
 from diffusion_lightning.degradations.posterior import posterior
+from diffusion_lightning.guidance import ClassifierFreeGuidance
+from diffusion_lightning.guidance.base import clip_denoised
 from diffusion_lightning.metrics.likelihood import dequantize, exact_probes, flow_log_likelihood, rademacher
 from diffusion_lightning.metrics.restoration import restoration_metrics
 from diffusion_lightning.metrics.variational_bound import variational_bound
-from diffusion_lightning.networks import UNet, UNetClassifier
+from diffusion_lightning.networks import Discriminator, UNet, UNetClassifier
 from diffusion_lightning.networks.blocks import timestep_embedding
 from diffusion_lightning.objectives import (
     EDM,
@@ -271,6 +275,43 @@ def test_time_features_do_not_depend_on_the_default_dtype(dtype):
 def test_a_network_does_not_depend_on_the_default_dtype(network, dtype):
     network.eval()
     assert_independent_of_default(lambda: network(images(), times()).detach(), dtype)
+
+
+@under_another_default
+def test_other_networks_do_not_depend_on_the_default_dtype(dtype):
+    discriminator, text = Discriminator(3, 8, 2), TextTransformer("bytes", dim=8, layers=1, heads=2).eval()
+    captions = {"caption": ["a red apple", "", "blue"]}
+
+    def compute() -> Any:
+        embedding = text.encode(captions)
+        return discriminator(images()).detach(), embedding.pooled.detach(), embedding.tokens.detach()
+
+    assert_independent_of_default(compute, dtype)
+
+
+@under_another_default
+def test_the_dropped_conditions_do_not_depend_on_the_default_dtype(dtype):
+    labels, embedding = torch.arange(2000), ClassEmbedding(2000, 4, dropout=0.3)
+
+    def compute() -> Any:
+        return embedding.drop({"label": labels}, rng.keyed_generator("drop"))["label"]
+
+    assert_independent_of_default(compute, dtype)
+
+
+@under_another_default
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+def test_guidance_does_not_depend_on_the_default_dtype(rescale, dtype):
+    guidance = ClassifierFreeGuidance(2.5, (0.1, 0.9), rescale)
+
+    def denoiser_for(condition: Any) -> Any:
+        return lambda x, t: Prediction((0.3 if condition else 0.6) * x)
+
+    def compute() -> Any:
+        guided = guidance.guide(denoiser_for, {"label": torch.arange(3)}, GaussianNoise(steps=12))
+        return clip_denoised(guided)(images(), times()).x0
+
+    assert_independent_of_default(compute, dtype)
 
 
 class _Batches(Callback):
