@@ -13,9 +13,10 @@ from contextlib import suppress
 from importlib.metadata import metadata, version
 from typing import Any, NoReturn
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
@@ -24,14 +25,20 @@ import diffusion_lightning.modules
 import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
-from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
+from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
+from diffusion_lightning.callbacks.checkpoint import find_checkpoint
 from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
 from diffusion_lightning.data import DegradationDataModule
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
+
+
+COMMANDS = LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+"""Lightning's commands and ours, each with its arguments that are objects and not options."""
 
 
 class Parser(LightningArgumentParser):
@@ -60,6 +67,8 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
+        argv = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        self._requested = next((word for word in argv if word in COMMANDS), None)
         super().__init__(
             LightningModule,
             DegradationDataModule,
@@ -74,10 +83,12 @@ class DiffusionCLI(LightningCLI):
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands and ours, each with its arguments that are objects and not options."""
-        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of Lightning's static method
+        """The command that the arguments name, with its arguments that are objects and not options; all if they do not.
+
+        Lightning builds the parsers of all these commands, which takes longer than all else before a run.
+        """
+        return {self._requested: COMMANDS[self._requested]} if self._requested else COMMANDS
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._current_subcommand = subcommand
@@ -132,14 +143,20 @@ class DiffusionCLI(LightningCLI):
             folder = str(settings.default_root_dir)
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "predict":
-            trainer.callbacks.append(ImageWriter())  # type: ignore[attr-defined]
+            callbacks.append(ImageWriter())
+        kept = any(isinstance(callback, TrainingCheckpoint) for callback in callbacks)
+        if self.subcommand == "fit" and trainer.checkpoint_callbacks and not kept:
+            callbacks.append(TrainingCheckpoint())
         return trainer  # type: ignore[return-value]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("validate", "test"):
             kwargs["verbose"] &= not self._has_own_table()  # Lightning's table would repeat its scores
+        if kwargs.get("ckpt_path") in ("last", "best"):
+            kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"], subcommand == "fit")
         return kwargs
 
     def after_validate(self) -> None:
@@ -175,10 +192,16 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
+    signals = SignalHandler()
+    signals.install()
     try:
         if "--help-all" in argv:
             _print_all_help(argv)
         DiffusionCLI(argv)
+    except Interrupted as interruption:
+        if not interruption.reported and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
+            sys.stderr.write(f"{interruption}\n")
+        raise
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
         unexpected = isinstance(error, RuntimeError) and not mismatched
@@ -187,11 +210,13 @@ def main(args: Sequence[str] | None = None) -> None:
         remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
         sys.stderr.write(f"error: {remedy if mismatched else shorten(str(error))}\n")
         raise SystemExit(1) from error
+    finally:
+        signals.restore()
 
 
 def _print_all_help(argv: Sequence[str]) -> NoReturn:
     """LightningCLI's help, and the fields of the model and the data, which it does not list."""
-    command = [word for word in argv if word in DiffusionCLI.subcommands()][:1]
+    command = [word for word in argv if word in COMMANDS][:1]
     with suppress(SystemExit):
         DiffusionCLI([*command, "--help"])
     sys.stdout.write(f"{all_fields(argv)}\n" if command else "")

@@ -20,6 +20,9 @@ from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.modules.restoration import as_restoration_module
 
+MAX_BATCH_PIXELS = 1024 * 1024
+"""Pixels of a batch of a user's images, unless one image has more."""
+
 
 class SamplingInputs(LightningDataModule):
     """Yields batches for ``predict``; rank r has the images r, r + world size, ….
@@ -122,7 +125,7 @@ class UserImages(SamplingInputs):
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
         severity: Their assumed severity t, in (0, 1].
-        batch_size: Images at once per device.
+        batch_size: Images at once per device, fewer where they are large.
     """
 
     def __init__(self, paths: Sequence[Path], channels: int, severity: float, batch_size: int) -> None:
@@ -140,7 +143,7 @@ class UserImages(SamplingInputs):
             image = read_image(self.paths[index], self.channels)
             bucket = buckets.setdefault(image.shape, [])
             bucket.append((image, index))
-            if len(bucket) == self.batch_size:
+            if len(bucket) == max(1, min(self.batch_size, MAX_BATCH_PIXELS // image[0].numel())):
                 yield _collate(buckets.pop(image.shape))
         yield from map(_collate, buckets.values())
 

@@ -9,6 +9,7 @@ from diffusion_lightning.callbacks.writer import ImageWriter
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.core.images import read_image
+from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
 
 
@@ -24,6 +25,7 @@ def restore(
     steps: int | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    tile: Tile = "auto",
 ) -> None:
     """Restore your own degraded images with a trained checkpoint.
 
@@ -38,13 +40,16 @@ def restore(
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
-        batch_size: Images of equal size restored at once per device.
+        batch_size: Images of equal size restored at once per device, fewer where they are large.
+        tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
+            for the network, `off` denoises each image as a whole.
 
     Example:
         diffusion-lightning restore --ckpt_path runs/blur/checkpoints/last.ckpt
             --input degraded_images --output restored
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
+    module.sampling = module.sampling.replace(tiling=choose_tiling(module.denoiser, module.image_shape, tile))
     name = type(module.degradation).__name__
     if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):
         if trainer.is_global_zero:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lightning.core.datasets import ImageDataset, ImageSample
 from diffusion_lightning.core.images import ImageReadError, parse_size, read_image
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.captions import read_captions
+from diffusion_lightning.data.patches import PatchDataset
 from diffusion_lightning.data.splits import Split, validation_mask
 
 # Not all suffixes of Pillow, which has those of PDF and MPEG too.
@@ -146,8 +148,9 @@ class FolderDataset(ImageDataset):
 class ImageFolder(DegradationDataModule):
     """The images of a folder and its subfolders: PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or PNM, in any mode.
 
-    Each is rotated upright by its EXIF tag, resized so that it covers ``size``, and cropped at the centre. Which images
-    are held out depends only on a hash of each path within the folder, so it does not change when images are added.
+    Each is rotated upright by its EXIF tag, resized so that it covers ``size``, and cropped at the centre; or patches
+    are cropped from it at full resolution (``patches_per_image``). Which images are held out depends only on a hash of
+    each path within the folder, so it does not change when images are added.
 
     Labels: if all images lie in subfolders, two or more, the names of these are the classes, in alphabetical order.
     Captions: from ``captions.csv`` in the folder, a table with the columns ``file`` (the path of an image from the
@@ -156,10 +159,13 @@ class ImageFolder(DegradationDataModule):
 
     Args:
         root: The folder.
-        size: Side or [height, width] of the images.
+        size: Side or [height, width] of the images or patches.
         channels: 1 grey, 3 RGB, 4 RGBA.
         validation_fraction: Expected fraction of the images that are held out.
         unreadable: ``raise`` an error that names a file that cannot be read, or warn and ``skip`` it.
+        patches_per_image: Patches to crop from each image without shrinking it, such as 64 for a few photographs. They
+            count as images of their own, with the label and caption of the whole; see ``PatchDataset``. None or 0
+            shrinks whole images instead.
         **kwargs: The arguments of ``DegradationDataModule``.
     """
 
@@ -170,6 +176,7 @@ class ImageFolder(DegradationDataModule):
         channels: int = 3,
         validation_fraction: float = 0.1,
         unreadable: Unreadable = "raise",
+        patches_per_image: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -178,11 +185,25 @@ class ImageFolder(DegradationDataModule):
         self.channels = channels
         self.validation_fraction = validation_fraction
         self.unreadable = unreadable
+        self.patches_per_image = patches_per_image
 
     def make_dataset(self, train: bool) -> ImageDataset:
         """One part of the split."""
         split: Split = "train" if train else "validation"
-        return FolderDataset(self.root, self.size, self.channels, self.unreadable, split, self.validation_fraction)
+        size = None if self.patches_per_image else self.size
+        images = FolderDataset(self.root, size, self.channels, self.unreadable, split, self.validation_fraction)
+        if not self.patches_per_image:
+            return images
+        # Held-out patches do not depend on the seed: runs are compared on the same ones.
+        return PatchDataset(images, self.size, self.patches_per_image, self.seed if train else 0)
+
+    def setup(self, stage: str) -> None:
+        """Advise patches where an epoch is shorter than one batch."""
+        if stage == "fit" and (number := len(self.dataset("train"))) < self.batch_size:
+            rank_zero_warn(
+                f"an epoch is one step: {self.root} has {number} training images, fewer than batch_size="
+                f"{self.batch_size}; crop many patches of each by --data.patches_per_image 64"
+            )
 
 
 def _is_image(name: str) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
+from diffusion_lightning.modules import resuming
 from diffusion_lightning.modules.divergence import DivergenceCheck, check_weights, divergence_error
 from diffusion_lightning.modules.schedules import make_scheduler
 
@@ -38,6 +39,7 @@ class TrainableModule(LightningModule, ABC):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._divergence = DivergenceCheck()
+        self._position: dict[str, Any] | None = None
 
     @abstractmethod
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,8 +95,11 @@ class TrainableModule(LightningModule, ABC):
         return max(int(steps), 1)
 
     def on_train_start(self) -> None:
-        """Remove the losses of an earlier run."""
+        """Continue at the batch after the checkpoint, if the run was resumed from one; no loss has been seen yet."""
         self._divergence = DivergenceCheck()
+        if self._position is not None:
+            resuming.continue_run(self.trainer, self._position)
+            self._position = None
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Note whether the loss is finite, in automatic and manual optimization.
@@ -147,10 +152,10 @@ class TrainableModule(LightningModule, ABC):
         self._divergence.check(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the losses and the weights: a checkpoint of a run that diverged must not replace a good one.
+        """Save what a resumed run needs to continue exactly, after a check of the losses and the weights.
 
         Raises:
-            NonFiniteError: A loss or a weight is not finite.
+            NonFiniteError: A loss or a weight is not finite: such a checkpoint must not replace a good one.
         """
         if self._trainer is None:  # called by hand, outside of a run
             return
@@ -158,6 +163,12 @@ class TrainableModule(LightningModule, ABC):
         names = {name for name, _ in self.named_parameters()}
         weights = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
         check_weights(self.trainer, weights, self.trainer.global_step)
+        if self._trainer.state.fn == TrainerFn.FITTING:
+            resuming.save_position(self._trainer, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep it until training starts."""
+        self._position = checkpoint.get(resuming.KEY)
 
     def log_held_out(self, name: str, values: Tensor, index: Tensor | None) -> None:
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""

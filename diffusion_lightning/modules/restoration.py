@@ -25,6 +25,7 @@ from diffusion_lightning.priors.base import Prior
 from diffusion_lightning.priors.mixture import ChannelMeans
 from diffusion_lightning.samplers.base import Sampler
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
+from diffusion_lightning.samplers.tiling import TiledDenoiser
 
 
 class RestorationModule(TrainableModule):
@@ -130,19 +131,23 @@ class RestorationModule(TrainableModule):
         return lambda x, t: self.predict_x0(x, t, embedding)
 
     def denoise_fn(self, condition: Condition | None = None, sampling: SamplingConfig | None = None) -> PredictFn:
-        """The denoiser that samplers call: conditional, guided, and clipped if ``clip_denoised`` is set.
+        """The denoiser that samplers call: conditional, guided, clipped if ``clip_denoised`` is set, and tiled.
 
         Args:
             condition: The condition of the images.
-            sampling: Has the guidance; the module's own ``sampling`` if None.
+            sampling: Has the guidance and the tiling; the module's own ``sampling`` if None.
         """
-        guidance = (sampling or self.sampling).guidance
+        sampling = sampling or self.sampling
+        guidance = sampling.guidance
         if guidance is None:
             denoise_fn = self.conditional_denoiser(condition)
         else:
             guidance.load(self.device)
             denoise_fn = guidance.guide(self.conditional_denoiser, condition, self.degradation)
-        return clip_denoised(denoise_fn) if self.clip_denoised else denoise_fn
+        if self.clip_denoised:
+            denoise_fn = clip_denoised(denoise_fn)
+        # Last: the networks of the guidance are evaluated on tiles, too.
+        return denoise_fn if sampling.tiling is None else TiledDenoiser(denoise_fn, sampling.tiling, sampling.on_tiles)
 
     def sample_from(
         self,
@@ -248,6 +253,7 @@ class RestorationModule(TrainableModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the fitted prior and conditioner."""
+        super().on_load_checkpoint(checkpoint)
         self.prior.state = checkpoint.get("prior", {})
         if self.conditioner is not None:
             self.conditioner.state = checkpoint.get("conditioner", {})

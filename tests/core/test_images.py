@@ -45,7 +45,7 @@ def test_values_outside_the_range_are_clamped():
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_value_that_is_not_finite_has_no_grey_level(value):
-    with pytest.raises(NonFiniteError, match="not finite"):
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
         to_uint8(torch.tensor([0.5, value]))
 
 
