@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from diffusion_lightning.callbacks import EMA, Generation, RestorationMetrics
+from diffusion_lightning.callbacks import EMA, Generation, RestorationMetrics, TrainingCheckpoint
 from diffusion_lightning.core.finite import NonFiniteError, nonfinite_names
 from diffusion_lightning.core.visualization import image_grid, labelled_grid
 from diffusion_lightning.data.degrade import degrade
@@ -79,6 +79,18 @@ def test_the_error_names_the_last_good_checkpoint(tmp_path):
         fit(tiny_module(), tmp_path, PoisonAt(5), last)
     assert str(tmp_path / "last.ckpt") in str(error.value)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize("every", [2, None], ids=["every second step", "before validation"])
+def test_the_newest_state_stays_that_before_a_run_diverged(every, tmp_path):
+    """After the fifth of 12 steps the weights are huge; the sixth loss is infinite."""
+    module = tiny_module(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    last = TrainingCheckpoint(str(tmp_path), every_n_steps=every)
+    with pytest.raises(NonFiniteError, match=r"at step 6: .* the last good checkpoint is .*last\.ckpt"):
+        fit(module, tmp_path, last, PoisonAt(5, value=3e38), val_check_interval=4)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 4
+    assert nonfinite_names(state["state_dict"]) == []
 
 
 def test_with_accumulated_batches_the_optimizer_step_is_named(tmp_path):
