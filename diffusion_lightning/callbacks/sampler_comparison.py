@@ -92,6 +92,15 @@ class SamplerComparison(EvaluationCallback):
             check_outputs([self.output / "samplers.png"], self.overwrite)
         super().setup(trainer, pl_module, stage)
 
+    def leave_out(self, network: nn.Module) -> list[str]:
+        """Not possible: the distance is all that is compared.
+
+        Raises:
+            ValueError: Always.
+        """
+        name = type(network).__name__
+        raise ValueError(f"{name} does not fit the images: compare samplers by other --features, such as InceptionV3")
+
     def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
         """Add the features of the real images."""
         assert batch.index is not None

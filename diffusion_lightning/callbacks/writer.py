@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from diffusion_lightning.core.files import check_outputs
+from diffusion_lightning.core.finite import check_finite
 from diffusion_lightning.core.images import FILE_CHANNELS, embedded_profile, save_image
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.modules.restoration import as_restoration_module
@@ -95,6 +96,7 @@ class ImageWriter(BasePredictionWriter):
         assert batch.index is not None
         for image, number in zip(prediction, batch.index.tolist(), strict=True):
             name = image_name(number) if self.names is None else self.names[number]
+            check_finite(image, f"the sampled image {name}.png")
             profile = None if self.originals is None else embedded_profile(self.originals[number])
             save_image(image, self._folder(trainer) / f"{name}.png", profile)
 

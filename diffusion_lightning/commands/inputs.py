@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from diffusion_lightning.core.conditions import Condition, select_cyclic
 from diffusion_lightning.core.files import is_special
 from diffusion_lightning.core.images import from_uint8, read_image
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.data.degrade import degrade
@@ -112,7 +113,7 @@ class UpsampledImages(SamplingInputs):
         return degrade(
             module.degradation,
             x,
-            torch.ones(len(x), device=x.device),
+            times_like(x, 1.0),
             generators,
             index,
             select_cyclic(self.condition, index),
@@ -161,7 +162,7 @@ class UserImages(SamplingInputs):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The images as x_t; the random parameters of their degradation are unknown."""
         x = from_uint8(batch[0])
-        return RestorationBatch(x, x, torch.full((len(x),), self.t_start, device=x.device), None, {}, batch[1])
+        return RestorationBatch(x, x, times_like(x, self.t_start), None, {}, batch[1])
 
 
 class _RankBatches(IterableDataset):

@@ -8,6 +8,7 @@ from rich import get_console
 
 from diffusion_lightning.core.files import check_outputs
 from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data.base import DegradationDataModule
@@ -51,9 +52,7 @@ def preview(
     clean = next(datamodule.clean_images("train", images))
     times = [i / (columns - 1) for i in range(columns)]
     strip = [
-        degrade(
-            degradation, clean, torch.full((len(clean),), t), per_image_generators(seed, range(len(clean)))
-        ).degraded
+        degrade(degradation, clean, times_like(clean, t), per_image_generators(seed, range(len(clean)))).degraded
         for t in times
     ]
     if trainer.is_global_zero:

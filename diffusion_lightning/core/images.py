@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion_lightning.core.colour import ColourProfileError, from_srgb, png_profile, to_srgb
 from diffusion_lightning.core.files import is_special, marks, warn_once
+from diffusion_lightning.core.finite import check_finite
 
 _READABLE_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 FILE_CHANNELS = (1, 2, 3, 4)
@@ -35,19 +36,31 @@ def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to 0..255, clamped and rounded to the nearest level.
 
     Args:
-        images: Floating point, any shape. Values outside [-1, 1] are clamped, NaN becomes mid-grey.
+        images: Floating point, any shape. Values outside [-1, 1] are clamped.
 
     Returns:
         uint8, same shape and device.
 
     Raises:
         TypeError: The images are integers, so they may be uint8 images already.
+        NonFiniteError: A value is NaN or infinite: it has no grey level.
     """
     if not images.is_floating_point():
         raise TypeError(f"to_uint8 takes floating point images in [-1, 1], got {images.dtype}")
+    check_finite(images, "an image to convert to 8 bits")
+    return _round_levels(images).to(torch.uint8)
+
+
+def quantize(images: Tensor) -> Tensor:
+    """Images in [-1, 1] rounded to the 256 grey levels of a file, in their own dtype; NaN stays NaN."""
+    return ((2 * _round_levels(images) - 255) / 255).to(images.dtype)
+
+
+def _round_levels(images: Tensor) -> Tensor:
+    """The grey levels 0 … 255 of images in [-1, 1] as floating point numbers."""
     # Half precision has too few bits to round 127.5 x + 127.5 correctly.
     wide = images if images.dtype == torch.float64 else images.float()
-    return (wide * 127.5 + 127.5).nan_to_num(127.5).round().clamp(0, 255).to(torch.uint8)
+    return (wide * 127.5 + 127.5).round().clamp(0, 255)
 
 
 def to_uint8_cpu(images: Tensor) -> Tensor:
