@@ -10,10 +10,11 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import metadata, version
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
@@ -40,6 +41,10 @@ from diffusion_lightning.data import DegradationDataModule
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
 
 
+COMMANDS = LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+"""Lightning's commands and ours, each with its arguments that are objects and not options."""
+
+
 class Parser(CheckingParser):
     """Lightning's parser, with errors on one line."""
 
@@ -57,6 +62,17 @@ class Parser(CheckingParser):
         raise SystemExit(2)
 
 
+class SaveConfig(SaveConfigCallback):
+    """Lightning's, which replaces a link in the place of config.yaml and does not write to the file behind it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the configuration."""
+        path = Path(trainer.log_dir or trainer.default_root_dir, self.config_filename)
+        if trainer.is_global_zero and path.is_symlink():
+            path.unlink()
+        super().setup(trainer, pl_module, stage)
+
+
 class DiffusionCLI(LightningCLI):
     """The LightningCLI of this package.
 
@@ -66,6 +82,8 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
+        argv = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        self._requested = next((word for word in argv if word in COMMANDS), None)
         super().__init__(
             LightningModule,
             DegradationDataModule,
@@ -75,15 +93,18 @@ class DiffusionCLI(LightningCLI):
             parser_class=Parser,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"version": version(PROGRAM), "description": metadata(PROGRAM)["Summary"], "prog": PROGRAM},
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands and ours, each with its arguments that are objects and not options."""
-        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of Lightning's static method
+        """The command that the arguments name, with its arguments that are objects and not options; all if they do not.
+
+        Lightning builds the parsers of all these commands, which takes longer than all else before a run.
+        """
+        return {self._requested: COMMANDS[self._requested]} if self._requested else COMMANDS
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._current_subcommand = subcommand
@@ -211,7 +232,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _print_all_help(argv: Sequence[str]) -> NoReturn:
     """LightningCLI's help, and the fields of the model and the data, which it does not list."""
-    command = [word for word in argv if word in DiffusionCLI.subcommands()][:1]
+    command = [word for word in argv if word in COMMANDS][:1]
     with suppress(SystemExit):
         DiffusionCLI([*command, "--help"])
     sys.stdout.write(f"{all_fields(argv)}\n" if command else "")

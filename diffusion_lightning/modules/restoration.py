@@ -25,6 +25,7 @@ from diffusion_lightning.priors.base import Prior
 from diffusion_lightning.priors.mixture import ChannelMeans
 from diffusion_lightning.samplers.base import Sampler
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
+from diffusion_lightning.samplers.tiling import TiledDenoiser
 
 
 class RestorationModule(TrainableModule):
@@ -43,8 +44,8 @@ class RestorationModule(TrainableModule):
         clip_denoised: Whether sampling clamps every x̂_0 to [-1, 1], as DDPM's code does: where α_t is small, small
             errors of ε are large errors of x̂_0.
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
-        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
-            ReduceLROnPlateau is stepped after each validation instead.
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. ``CosineDecay``
+            is as long as the run. ReduceLROnPlateau is stepped after each validation instead.
 
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
@@ -130,19 +131,23 @@ class RestorationModule(TrainableModule):
         return lambda x, t: self.predict_x0(x, t, embedding)
 
     def denoise_fn(self, condition: Condition | None = None, sampling: SamplingConfig | None = None) -> PredictFn:
-        """The denoiser that samplers call: conditional, guided, and clipped if ``clip_denoised`` is set.
+        """The denoiser that samplers call: conditional, guided, clipped if ``clip_denoised`` is set, and tiled.
 
         Args:
             condition: The condition of the images.
-            sampling: Has the guidance; the module's own ``sampling`` if None.
+            sampling: Has the guidance and the tiling; the module's own ``sampling`` if None.
         """
-        guidance = (sampling or self.sampling).guidance
+        sampling = sampling or self.sampling
+        guidance = sampling.guidance
         if guidance is None:
             denoise_fn = self.conditional_denoiser(condition)
         else:
             guidance.load(self.device)
             denoise_fn = guidance.guide(self.conditional_denoiser, condition, self.degradation)
-        return clip_denoised(denoise_fn) if self.clip_denoised else denoise_fn
+        if self.clip_denoised:
+            denoise_fn = clip_denoised(denoise_fn)
+        # Last: the networks of the guidance are evaluated on tiles, too.
+        return denoise_fn if sampling.tiling is None else TiledDenoiser(denoise_fn, sampling.tiling, sampling.on_tiles)
 
     def sample_from(
         self,
