@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib.metadata import metadata, version
 from typing import Any, NoReturn
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,10 +26,17 @@ import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
-from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
-from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
+from diffusion_lightning.commands.help import FIT_OPTIONS, PROGRAM, all_fields, help_text
+from diffusion_lightning.commands.messages import (
+    flag_value,
+    hide_advertisements,
+    merge_repeated_flags,
+    shorten,
+    take_flag,
+)
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
-from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.checkpoints import CheckpointFiles, checked_arguments, load_matching_weights
+from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.data import DegradationDataModule
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
@@ -60,19 +68,25 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
-        super().__init__(
-            LightningModule,
-            DegradationDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=DiffusionTrainer,
-            parser_class=Parser,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": version(PROGRAM), "description": metadata(PROGRAM)["Summary"], "prog": PROGRAM},
-            args=args,
-        )
+        argv, trusted = take_flag("--trust", list(args) if isinstance(args, Sequence) else sys.argv[1:])
+        with trusting(trusted):
+            super().__init__(
+                LightningModule,
+                DegradationDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_class=DiffusionTrainer,
+                parser_class=Parser,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={
+                    "version": version(PROGRAM),
+                    "description": metadata(PROGRAM)["Summary"],
+                    "prog": PROGRAM,
+                },
+                args=argv,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -91,8 +105,13 @@ class DiffusionCLI(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
         parser.set_defaults({"model": {"class_path": DEFAULT_MODULE}})
-        for name in ("ckpt_path", "weights_only"):  # the config.yaml of a run has them, and all commands take that file
-            if name not in inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters:
+        own = [*inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters]
+        if self._current_subcommand == "fit":
+            parser.add_argument("--weights", type=str | None, default=None, help=FIT_OPTIONS["weights"])
+            parser.add_argument("--raw_weights", type=bool, default=False, help=FIT_OPTIONS["raw_weights"])
+            own += FIT_OPTIONS
+        for name in ("ckpt_path", "weights_only", *FIT_OPTIONS):
+            if name not in own:  # the config.yaml of a run has them, and all commands take that file
                 parser.add_argument(f"--{name}", type=Any, help=SUPPRESS)
         required = self._current_subcommand not in WITHOUT_DATA
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
@@ -108,12 +127,35 @@ class DiffusionCLI(LightningCLI):
         if (path is None or keyword) and subcommand in NEED_CHECKPOINT and not helps:
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
-            saved = read_checkpoint(path).get("hyper_parameters", {})
+            saved = checked_arguments(path)
             module = {"class_path": saved.get("_class_path", DEFAULT_MODULE)}
             Parser.checkpoint = path, module["class_path"].rpartition(".")[2]
             module["init_args"] = {name: value for name, value in saved.items() if not name.startswith("_")}
             self._subcommand_parsers[subcommand].set_defaults({"model": module})
         self.config = parser.parse_args(argv)
+        if self.config.get("subcommand") == "fit":
+            self._choose_start(argv)
+
+    def _choose_start(self, argv: Sequence[str]) -> None:
+        """Resume from a checkpoint or begin from its weights: the command line wins over YAML, which may have both."""
+        options = self.config.fit
+        if options.weights is not None and options.ckpt_path is not None:
+            typed = [name for name in ("weights", "ckpt_path") if flag_value(f"--{name}", argv) is not None]
+            if len(typed) != 1:
+                raise ValueError(
+                    f"--weights {options.weights} begins a new run and --ckpt_path {options.ckpt_path} continues one: "
+                    "give one of them"
+                )
+            options["ckpt_path" if typed == ["weights"] else "weights"] = None
+
+    def before_fit(self) -> None:
+        """Begin from the weights of ``--weights``."""
+        options = self.config_init.fit
+        if options.weights is not None:
+            matched = load_matching_weights(self.model, options.weights, options.raw_weights)
+            if self.trainer.is_global_zero:
+                text = f"Starting from {options.weights}: {matched.describe()}"
+                get_console().print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
@@ -132,6 +174,8 @@ class DiffusionCLI(LightningCLI):
             folder = str(settings.default_root_dir)
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
         if self.subcommand == "predict":
             trainer.callbacks.append(ImageWriter())  # type: ignore[attr-defined]
         return trainer  # type: ignore[return-value]

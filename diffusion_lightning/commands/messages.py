@@ -107,6 +107,18 @@ def _as_list(flag: str, values: list[str]) -> str:
     return f"[{', '.join(values)}]" if flag == "--label" else json.dumps(values)
 
 
+def take_flag(flag: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without a flag that can be repeated, and its values."""
+    kept, values, rest = [], [], iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != flag:
+            kept.append(word)
+        elif (following := value if equals else next(rest, None)) is not None:
+            values.append(following)
+    return kept, values
+
+
 def flag_value(flag: str, argv: Sequence[str]) -> str | None:
     """The value of a flag, or None if it is not given."""
     for word, following in zip(argv, [*argv, None][1:], strict=True):

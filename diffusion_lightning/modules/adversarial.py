@@ -1,6 +1,6 @@
 """Adversarial score matching (2009.05475): a discriminator is trained to distinguish x̂_0 from clean images."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
@@ -37,6 +37,11 @@ class AdversarialModule(RestorationModule):
             (0, 0.9) by default. The paper's first beta, −0.5, is not allowed by torch.
         **kwargs: The other arguments of ``RestorationModule``.
     """
+
+    kept_when_resuming: ClassVar[dict[str, Any]] = {
+        **RestorationModule.kept_when_resuming,
+        "discriminator_optimizer": None,
+    }
 
     def __init__(
         self,

@@ -1,14 +1,20 @@
 """What the LightningModules share: saved arguments, the optimizer and its scheduler, and means over held-out images."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
+from diffusion_lightning.core.checkpoints import checked_arguments, keep_serializable, without_module_warning
+from diffusion_lightning.core.trust import trusting
+from diffusion_lightning.modules.resuming import DEFAULT_OPTIMIZER, check_checkpoint, check_optimizers
 
 
 class TrainableModule(LightningModule, ABC):
@@ -18,7 +24,17 @@ class TrainableModule(LightningModule, ABC):
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
             ReduceLROnPlateau is stepped after each validation instead.
+
+    Attributes:
+        kept_when_resuming: The arguments that a resumed run cannot change, and what None stands for in each of them.
     """
+
+    kept_when_resuming: ClassVar[dict[str, Any]] = {
+        "degradation": None,
+        "optimizer": DEFAULT_OPTIMIZER,
+        "lr_scheduler": None,
+    }
+    _resumed: dict[str, Any] | None = None
 
     def __init__(
         self, optimizer: OptimizerCallable | None = None, lr_scheduler: LRSchedulerCallable | None = None
@@ -29,6 +45,37 @@ class TrainableModule(LightningModule, ABC):
         keep_serializable(self.hparams)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own descriptor
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        trust: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Load a module, as Lightning does; a checkpoint can name only the parts of a model (``core.trust``).
+
+        Args:
+            checkpoint_path: The checkpoint.
+            map_location: Where its tensors go.
+            hparams_file: Lightning's YAML file with other hyperparameters; it is trusted.
+            strict: Whether the weights must be exactly those of the module.
+            weights_only: False unpickles objects of any class, which can run any code: only for files of your own.
+            trust: Further packages whose classes and functions the checkpoint may name.
+            **kwargs: Arguments that replace those of the checkpoint, such as the parts of a module built in Python.
+
+        Raises:
+            ValueError: The file is not a checkpoint, or names what it may not.
+        """
+        settings = (map_location, hparams_file, strict, weights_only is not False)
+        with trusting(trust):
+            if weights_only is not False and hparams_file is None:
+                kwargs = checked_arguments(checkpoint_path) | kwargs
+            return super().load_from_checkpoint(checkpoint_path, *settings, **kwargs)
 
     @abstractmethod
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,13 +89,39 @@ class TrainableModule(LightningModule, ABC):
         """The optimizer, with its scheduler if there is one."""
         parameters = self.trainable_parameters()
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"optimizer: {type(optimizer).__name__} is no optimizer: give a class of torch.optim")
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
+        if not isinstance(scheduler, LRScheduler):
+            raise ValueError(
+                f"lr_scheduler: {type(scheduler).__name__} is no scheduler: give a class of torch.optim.lr_scheduler"
+            )
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check, if a trainer restores the checkpoint, that it fits the run.
+
+        Raises:
+            ValueError: It does not: another optimizer, another degradation, an average without its callback, ….
+        """
+        if self._trainer is not None:
+            check_checkpoint(self, checkpoint, self.kept_when_resuming)
+            self._resumed = checkpoint if self.trainer.state.fn == TrainerFn.FITTING else None
+
+    def on_fit_start(self) -> None:
+        """Check the states of the optimizers of a resumed run, which are made by now and not yet restored.
+
+        Raises:
+            ValueError: They are those of other optimizers.
+        """
+        if self._resumed is not None:
+            checkpoint, self._resumed = self._resumed, None
+            check_optimizers(self.trainer, checkpoint)
 
     def log_held_out(self, name: str, values: Tensor, index: Tensor | None) -> None:
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,6 +17,7 @@ from diffusion_lightning.core.types import GenerationBatch, Generators, Params, 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
 from diffusion_lightning.modules.base import TrainableModule
+from diffusion_lightning.modules.resuming import check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
@@ -49,6 +50,11 @@ class RestorationModule(TrainableModule):
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
     """
+
+    kept_when_resuming: ClassVar[dict[str, Any]] = {
+        **TrainableModule.kept_when_resuming,
+        "prior": {"class_path": "ChannelMeans", "init_args": {"components": 1}},
+    }
 
     def __init__(
         self,
@@ -225,13 +231,20 @@ class RestorationModule(TrainableModule):
         return self.sample_from(batch.degraded, float(batch.t[0]), batch.params, generators, batch.condition)
 
     def on_fit_start(self) -> None:
-        """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""
+        """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them.
+
+        Raises:
+            ValueError: The prior is fitted to images of another size.
+        """
+        super().on_fit_start()
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
             if self.trainer.is_global_zero:
                 self.conditioner.fit(data.condition("train"))
             self.conditioner.state = self.trainer.strategy.broadcast(self.conditioner.state)
         if self.prior.fitted:
+            if hasattr(data, "clean_images"):
+                check_image_shape(next(iter(data.clean_images("train", 1))), self.image_shape)
             return
         if not hasattr(data, "clean_images"):
             raise ValueError("the prior is fitted to data: use a DegradationDataModule, or call prior.fit before fit")
@@ -247,7 +260,8 @@ class RestorationModule(TrainableModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the fitted prior and conditioner."""
-        self.prior.state = checkpoint.get("prior", {})
+        super().on_load_checkpoint(checkpoint)
+        self.prior.restore(checkpoint.get("prior", {}))
         if self.conditioner is not None:
             self.conditioner.state = checkpoint.get("conditioner", {})
 
