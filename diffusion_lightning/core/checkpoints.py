@@ -5,10 +5,11 @@ would otherwise pickle its parts into every checkpoint.
 """
 
 import functools
+import logging
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule
+from rich import get_console
 from torch import Tensor, nn
 
 from diffusion_lightning.core.trust import check_hyperparameters, trusting
@@ -73,6 +75,27 @@ def read_checkpoint(path: str | Path, mmap: bool = True) -> dict[str, Any]:
         reason = f"; {error}" if isinstance(error, _Fault) else ""
         raise ValueError(f"{path} is not a checkpoint: give a .ckpt file that `fit` wrote{reason}") from error
     return checkpoint
+
+
+def read_cache(path: str | Path, fits: Callable[[dict[str, Tensor]], bool]) -> dict[str, Tensor] | None:
+    """The tensors of a cache file; None if there is none, or if it is of no use, which is printed in one line.
+
+    Args:
+        path: The file.
+        fits: Whether these tensors are what was cached.
+    """
+    if not Path(path).exists():
+        return None
+    try:
+        stat = Path(path).stat()
+        _verify_checksums(str(path), stat.st_mtime_ns, stat.st_size)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if _is_dict_of(stored, Tensor) and fits(stored):
+            return stored
+    except Exception as error:  # as for a checkpoint
+        logging.getLogger(__name__).debug("%s: %s", path, error)
+    get_console().print(f"The cache {path} cannot be read: it is made again", soft_wrap=True, markup=False)
+    return None
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -6,9 +6,11 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.modules.base import check_makes
 from diffusion_lightning.modules.restoration import RestorationModule
 
 
@@ -54,6 +56,7 @@ class AdversarialModule(RestorationModule):
     ) -> None:
         if not 0 <= adversarial_weight < float("inf"):
             raise ValueError(f"adversarial_weight={adversarial_weight}: choose a finite number of at least 0")
+        check_makes("discriminator_optimizer", discriminator_optimizer, Optimizer)
         super().__init__(degradation, denoiser, **kwargs)
         self.automatic_optimization = False
         self.discriminator = discriminator

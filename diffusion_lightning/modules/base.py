@@ -1,5 +1,6 @@
 """What the LightningModules share: saved arguments, the optimizer and its scheduler, and means over held-out images."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
@@ -43,11 +44,13 @@ class TrainableModule(LightningModule, ABC):
         with without_module_warning():
             self.save_hyperparameters()  # Lightning finds those of the subclass in the calling frames
         keep_serializable(self.hparams)
+        check_makes("optimizer", optimizer, Optimizer)
+        check_makes("lr_scheduler", lr_scheduler, LRScheduler)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own descriptor
+    def load_from_checkpoint(
         cls,
         checkpoint_path: Any,
         map_location: Any = None,
@@ -89,15 +92,9 @@ class TrainableModule(LightningModule, ABC):
         """The optimizer, with its scheduler if there is one."""
         parameters = self.trainable_parameters()
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
-        if not isinstance(optimizer, Optimizer):
-            raise ValueError(f"optimizer: {type(optimizer).__name__} is no optimizer: give a class of torch.optim")
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        if not isinstance(scheduler, LRScheduler):
-            raise ValueError(
-                f"lr_scheduler: {type(scheduler).__name__} is no scheduler: give a class of torch.optim.lr_scheduler"
-            )
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
@@ -134,3 +131,15 @@ class TrainableModule(LightningModule, ABC):
         else:
             mean, count = values.sum(), 0
         self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
+
+
+def check_makes(name: str, make: Any, base: type) -> None:
+    """Check that a callable argument, if it is a class or a built-in function, makes objects of a class.
+
+    Raises:
+        ValueError: It does not, such as ``os.system`` as an optimizer.
+    """
+    if inspect.isbuiltin(make) or (inspect.isclass(make) and not issubclass(make, base)):
+        raise ValueError(
+            f"{name}: {make.__module__}.{make.__qualname__} makes no {base.__name__}: give a class of {base.__module__}"
+        )

@@ -51,7 +51,7 @@ def check_checkpoint(module: LightningModule, checkpoint: Mapping[str, Any], def
         return
     if missing := next((n for n in ("loops", "optimizer_states", "lr_schedulers") if n not in checkpoint), None):
         raise ValueError(f"{source} has no {missing}, so it cannot be resumed: give another .ckpt file, {REMEDY}")
-    if "averaging_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
+    if "averaging_state" in checkpoint and not _averages(trainer):
         raise ValueError(
             f"the weights in {source} are an average (EMA), and this run has no EMA callback, without which training "
             f"would go on from the average: add --trainer.callbacks+=EMA, {REMEDY}"
@@ -71,23 +71,24 @@ def check_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         ValueError: They are not.
     """
-    optimizers, states = trainer.optimizers, checkpoint["optimizer_states"]
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    for kind, current, saved in (
-        ("optimizer", optimizers, states),
-        ("lr_scheduler", schedulers, checkpoint["lr_schedulers"]),
+    for kind, current, saved, fits in (
+        ("optimizer", trainer.optimizers, checkpoint["optimizer_states"], _fits_optimizer),
+        (
+            "lr_scheduler",
+            [config.scheduler for config in trainer.lr_scheduler_configs],
+            checkpoint["lr_schedulers"],
+            lambda scheduler, state: _is_like(scheduler.state_dict(), state),
+        ),
     ):
         if len(current) != len(saved):
             raise ValueError(
                 f"{trainer.ckpt_path} has {len(saved)} {kind}(s), this run {len(current)}: give as many, {REMEDY}"
             )
-        for own, state in zip(current, saved, strict=True):
-            fits = _fits_optimizer(own, state) if kind == "optimizer" else _is_like(own.state_dict(), state)
-            if not fits:
-                raise ValueError(
-                    f"the state of the {kind} in {trainer.ckpt_path} is not one of {type(own).__name__} for this "
-                    f"network: give the {kind} that it was trained with, {REMEDY}"
-                )
+        if wrong := next((own for own, state in zip(current, saved, strict=True) if not fits(own, state)), None):
+            raise ValueError(
+                f"the state of the {kind} in {trainer.ckpt_path} is not one of {type(wrong).__name__} for this "
+                f"network: give the {kind} that it was trained with, {REMEDY}"
+            )
 
 
 def check_image_shape(images: Tensor, fitted: tuple[int, int, int]) -> None:
@@ -103,6 +104,10 @@ def check_image_shape(images: Tensor, fitted: tuple[int, int, int]) -> None:
         )
 
 
+def _averages(trainer: Trainer) -> bool:
+    return any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
 def _check_callbacks(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         ours = type(callback).__module__.startswith(("lightning.", "diffusion_lightning."))
@@ -113,7 +118,7 @@ def _check_callbacks(trainer: Trainer, saved: Mapping[str, Any]) -> None:
             )
 
 
-def _fits_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> bool:
+def _fits_optimizer(optimizer: Any, state: Any) -> bool:
     """Whether a state has the groups of the optimizer, with its options and as many parameters, and their state."""
     groups, entries = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list) or len(groups) != len(optimizer.param_groups) or not isinstance(entries, dict):
@@ -156,7 +161,7 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
     if isinstance(old, dict) and isinstance(new, dict) and "class_path" in old and "class_path" in new:
         names = [str(spec["class_path"]).rpartition(".")[2] for spec in (old, new)]
         if names[0] != names[1]:
-            return (name, *names)
+            return name, names[0], names[1]
         old, new = (spec.get("init_args") or {} for spec in (old, new))
         found = (_difference(f"{name}.{key}", old[key], value) for key, value in new.items() if key in old)
         return next((difference for difference in found if difference is not None), None)
