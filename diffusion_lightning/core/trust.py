@@ -143,6 +143,8 @@ def _check_class(path: Any, place: str, source: str | Path) -> str:
 
 def _check_text(text: str, place: str, source: str | Path) -> None:
     """Check that jsonargparse finds neither a foreign object, nor YAML, nor a configuration file in a text."""
+    if text.isidentifier() and _names_foreign_class(text):
+        _refuse(source, place, text)
     parts = text.split(".")
     if len(parts) > 1 and all(part.isidentifier() for part in parts) and _could_be_imported(parts[0]):
         if not _may_be_named(text):
@@ -207,6 +209,17 @@ def _full_path(name: str) -> str:
         if inspect.isclass(found) and _may_be_named(path := f"{found.__module__}.{name}"):
             return path
     return name
+
+
+def _names_foreign_class(name: str) -> bool:
+    """Whether the name is that of loaded networks, optimizers or schedulers, none of which a checkpoint may name."""
+    found = [cls for base in (nn.Module, Optimizer, LRScheduler) for cls in _subclasses(base) if cls.__name__ == name]
+    return bool(found) and not any(_may_be_named(f"{cls.__module__}.{cls.__qualname__}") for cls in found)
+
+
+def _subclasses(base: type) -> set[type]:
+    below: list[type] = type.__subclasses__(base)
+    return {*below}.union(*map(_subclasses, below))
 
 
 @contextmanager

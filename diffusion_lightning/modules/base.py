@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -106,7 +106,7 @@ class TrainableModule(LightningModule, ABC):
         Raises:
             ValueError: It does not: another optimizer, another degradation, an average without its callback, ….
         """
-        if self._trainer is not None:
+        if self._trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING:
             check_checkpoint(self, checkpoint, self.kept_when_resuming)
             self._resumed = checkpoint if self.trainer.state.fn == TrainerFn.FITTING else None
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from helpers.runs import DEBUG, QUIET, fail, files, run, working_in, write_images
+from torch import nn
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.core.checkpoints import load_frozen, read_checkpoint
@@ -36,6 +37,10 @@ class Net(nn.Module):
 def blur(images):
     return images
 """
+
+
+class LoadedNet(nn.Module):
+    """A network outside the package, which jsonargparse finds by its name."""
 
 
 @pytest.fixture
@@ -96,6 +101,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "Popen in a list in a dict": transform("kornia.filters.motion_blur", x=[{"y": spec("subprocess.Popen", **TOUCH)}]),
     "a class of the current folder": {"denoiser": spec(f"{LOCAL}.Net")},
     "a class of the current folder as a word": {"denoiser": f"{LOCAL}.Net"},
+    "the name of a loaded network": {"denoiser": "LoadedNet"},
     "the optimizer": {"optimizer": spec("subprocess.Popen", **TOUCH)},
     "the optimizer as a word": {"optimizer": "os.system"},
     "the scheduler": {"lr_scheduler": spec("subprocess.Popen", **TOUCH)},
