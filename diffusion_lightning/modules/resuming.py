@@ -18,6 +18,9 @@ LOOPS = {"fit": "fit_loop", "validate": "validate_loop", "test": "test_loop", "p
 IMPLEMENTATION = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 """Entries of an optimizer's groups that releases of torch have added: how it computes, and not what."""
 
+MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"}
+"""States of an optimizer that have the shape of the parameter."""
+
 DEFAULT_OPTIMIZER = {
     "class_path": "torch.optim.AdamW",
     "init_args": {
@@ -131,10 +134,19 @@ def _fits_optimizer(optimizer: Any, state: Any) -> bool:
             return False
         if len(group["params"]) != len(own["params"]):
             return False
-    plain = (Tensor, bool, int, float, type(None))
-    return all(
-        isinstance(entry, dict) and all(isinstance(value, plain) for value in entry.values())
-        for entry in entries.values()
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return True  # what others keep for each parameter is theirs
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    return entries.keys() <= parameters.keys() and all(
+        isinstance(entry, dict)
+        and entry.keys() == next(iter(entries.values())).keys()
+        and all(isinstance(value, Tensor | bool | int | float | list | None) for value in entry.values())
+        and all(
+            isinstance(value, Tensor) and value.shape == parameters[index].shape
+            for name, value in entry.items()
+            if name in MOMENTS and value is not None
+        )
+        for index, entry in entries.items()
     )
 
 

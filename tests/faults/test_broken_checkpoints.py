@@ -122,6 +122,25 @@ def test_each_wrong_entry_is_named(
     assert message in failure.errors[0]
 
 
+@pytest.mark.parametrize("kind", ["an entry is missing", "a moment of another shape", "a parameter too many"])
+def test_a_wrong_state_of_the_optimizer_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """R2."""
+    saved = torch.load(checkpoint, weights_only=True)
+    states = saved["optimizer_states"][0]["state"]
+    if kind == "an entry is missing":
+        del states[3]["step"]
+    elif kind == "a moment of another shape":
+        states[3]["exp_avg"] = torch.zeros(3)
+    else:
+        states[len(states)] = states[0]
+    torch.save(saved, path := tmp_path / "model.ckpt")
+    failure = outcome(tmp_path, capsys, "fit", path)
+    assert failure is not None
+    assert f"the state of the optimizer in {path} is not one of AdamW for this network" in failure.errors[0]
+
+
 def test_an_upsampler_whose_arguments_fit_no_type_is_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
