@@ -139,6 +139,8 @@ class DiffusionCLI(LightningCLI):
     def _choose_start(self, argv: Sequence[str]) -> None:
         """Resume from a checkpoint or begin from its weights: the command line wins over YAML, which may have both."""
         options = self.config.fit
+        if options.weights is None and flag_value("--raw_weights", argv) is not None:
+            raise ValueError("--raw_weights chooses among the weights of --weights CKPT: give that too")
         if options.weights is not None and options.ckpt_path is not None:
             typed = [name for name in ("weights", "ckpt_path") if flag_value(f"--{name}", argv) is not None]
             if len(typed) != 1:

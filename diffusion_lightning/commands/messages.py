@@ -20,6 +20,7 @@ REWRITES = (
     (SUBTYPES, ""),
     (r" - Expected a <class 'NoneType'>", ""),
     (r" Given value type: .*?(?= \(see --help\)|$)", ""),
+    (r"Type typing\.Callable\[.*\] expects a function or a callable class: ", ""),
     (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
     (r"Expected an instantiatable class, but \S+ is abstract", "give the class first, then its arguments: CHOOSE"),

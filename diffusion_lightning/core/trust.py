@@ -52,7 +52,7 @@ DOWNLOADS = ("kornia.filters.dexined",)
 FUNCTIONS = (*IMAGE_MODULES, "torchvision.transforms.functional", "torchvision.transforms.v2.functional")
 """The modules whose functions a checkpoint may name."""
 
-IMPORTED = (PACKAGE, "torch.nn", "torch.optim", "lightning.pytorch.cli", "torchvision.transforms", "kornia")
+IMPORTED = (PACKAGE, "torch.nn", *(module for module in CLASSES if module != "torch.nn.modules"))
 """The modules that are imported to look up a name: importing another one could run code by itself."""
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"

@@ -103,6 +103,12 @@ def test_resuming_and_starting_anew_at_once_is_refused(
     assert "give one of them" in failure.errors[0]
 
 
+def test_raw_weights_need_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failure = fail(tmp_path, capsys, *FIT, "--raw_weights=true")
+    assert failure.status == 1
+    assert "--weights CKPT: give that too" in failure.errors[0]
+
+
 def test_a_fine_tuned_run_resumes_from_its_own_configuration(checkpoint: Path, tmp_path: Path) -> None:
     """Its config.yaml has the weights that it started from; the command line's checkpoint wins."""
     run(tmp_path, *FIT, "--weights", checkpoint, "--trainer.max_steps=1")
