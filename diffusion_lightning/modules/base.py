@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from diffusion_lightning.core.checkpoints import checked_arguments, keep_serializable, without_module_warning
 from diffusion_lightning.core.trust import trusting
-from diffusion_lightning.modules.resuming import DEFAULT_OPTIMIZER, check_checkpoint, check_optimizers
+from diffusion_lightning.modules.resumable import DEFAULT_OPTIMIZER, check_checkpoint, check_optimizers
 
 
 class TrainableModule(LightningModule, ABC):

@@ -17,7 +17,7 @@ from diffusion_lightning.core.types import GenerationBatch, Generators, Params, 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
 from diffusion_lightning.modules.base import TrainableModule
-from diffusion_lightning.modules.resuming import check_image_shape
+from diffusion_lightning.modules.resumable import check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
