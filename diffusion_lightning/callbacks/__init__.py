@@ -1,5 +1,6 @@
-"""Callbacks: evaluation during validation (generation, restoration, likelihood), weight averaging, image files."""
+"""Callbacks: evaluation during validation (generation, restoration, likelihood), weight averaging, files."""
 
+from diffusion_lightning.callbacks.checkpoint import TrainingCheckpoint
 from diffusion_lightning.callbacks.ema import EMA
 from diffusion_lightning.callbacks.generation import Generation
 from diffusion_lightning.callbacks.likelihood import Likelihood
@@ -7,4 +8,12 @@ from diffusion_lightning.callbacks.restoration_metrics import RestorationMetrics
 from diffusion_lightning.callbacks.sampler_comparison import SamplerComparison
 from diffusion_lightning.callbacks.writer import ImageWriter
 
-__all__ = ["EMA", "Generation", "ImageWriter", "Likelihood", "RestorationMetrics", "SamplerComparison"]
+__all__ = [
+    "EMA",
+    "Generation",
+    "ImageWriter",
+    "Likelihood",
+    "RestorationMetrics",
+    "SamplerComparison",
+    "TrainingCheckpoint",
+]

@@ -37,10 +37,8 @@ class EvaluationCallback(Callback):
             raise ValueError(f"images={images}: choose at least 1, and at least 2 for a Fréchet distance")
         if every_n_validations < 1:
             raise ValueError(f"every_n_validations={every_n_validations}: choose 1 for every validation, or more")
-        if not re.fullmatch(r"[\w.-]*", name) or (name and not name.strip(".")):
-            raise ValueError(
-                f"name={name!r}: use letters, digits, -, _ and ., and not dots alone: it becomes part of file names"
-            )
+        if not re.fullmatch(r"(?!\.+$)[\w.-]*", name):
+            raise ValueError(f"name={name!r}: use letters, digits, -, _ and ., not dots alone, as in a file name")
         self.distances = FrechetDistances(features, names) if features is not None else None
         self.features = features
         self.every_n_validations = every_n_validations

@@ -6,16 +6,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
 class EMA(WeightAveraging):
     """Average the weights as θ̄ ← d θ̄ + (1 − d) θ with d = min(decay, (1 + n)/(10 + n)) at the n-th update.
 
-    This is Lightning's ``WeightAveraging`` with five corrections: buffers are not averaged; nothing is swapped before
-    the first update, so that a late start does not validate and save untrained weights; the average is in place from
-    the start to the end of validation, whatever the order of the callbacks; a checkpoint written after the last step
-    still has the raw weights for resuming; and the update is one fused operation. Checkpoints saved with
+    This is Lightning's ``WeightAveraging`` with six corrections: buffers are not averaged; the copy has the weights
+    alone, not the trainer and the data set with them; nothing is swapped before the first update, so that a late start
+    does not validate and save untrained weights; the average is in place from the start to the end of validation,
+    whatever the order of the callbacks; a checkpoint written after the last step still has the raw weights for
+    resuming; and the update is one fused operation. Checkpoints saved with
     ``save_weights_only`` have the raw weights, because Lightning calls no callback for them.
 
     Args:
@@ -41,9 +43,9 @@ class EMA(WeightAveraging):
         return step_idx is not None and step_idx >= self.start_step and (step_idx + 1) % self.every_n_steps == 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the model for the average, and reset the number of updates."""
-        super().setup(trainer, pl_module, stage)
+        """Copy the weights for the average, and reset the number of updates."""
         if stage == "fit":
+            self._average_model = AveragedModel(copy_weights(pl_module), use_buffers=False)
             self.updates, self._swapped = 0, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,3 +127,34 @@ class EMA(WeightAveraging):
             copy.copy_(own)  # swapped with the parameters, but never averaged
         self._average_model.n_averaged += 1
         self.updates += 1
+
+
+def copy_weights(module: nn.Module) -> nn.Module:
+    """A module of the same names that has copies of the parameters and buffers, and nothing else.
+
+    Args:
+        module: Any module; parameters that it shares stay shared.
+    """
+    copies: dict[int, Any] = {}
+
+    def copy(tensor: Tensor | None) -> Any:
+        if tensor is None:
+            return None
+        if id(tensor) not in copies:
+            clone = tensor.detach().clone()
+            copies[id(tensor)] = (
+                nn.Parameter(clone, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else clone
+            )
+        return copies[id(tensor)]
+
+    def copy_tree(source: nn.Module) -> nn.Module:
+        target = nn.Module()
+        for name, parameter in source._parameters.items():
+            target.register_parameter(name, copy(parameter))
+        for name, buffer in source._buffers.items():
+            target.register_buffer(name, copy(buffer), persistent=name not in source._non_persistent_buffers_set)
+        for name, child in source._modules.items():
+            target.add_module(name, None if child is None else copy_tree(child))
+        return target
+
+    return copy_tree(module)

@@ -1,9 +1,10 @@
 """What `generate` and `restore` share: a Trainer that samples into image files, and trained weights for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffusion_lightning.callbacks.writer import ImageWriter
@@ -11,6 +12,8 @@ from diffusion_lightning.commands.inputs import SamplingInputs
 from diffusion_lightning.core.checkpoints import read_checkpoint
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 from diffusion_lightning.samplers import Sampler
+from diffusion_lightning.samplers.base import Step
+from diffusion_lightning.samplers.tiling import TileProgress
 
 
 class PredictingTrainer(Trainer):
@@ -28,8 +31,8 @@ class PredictingTrainer(Trainer):
         steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start)) - 1
         number = -(-inputs.number // self.world_size)
         sampling = module.sampling
-        with self._progress(number * steps) as advance:
-            module.sampling = sampling.replace(on_step=lambda step: advance(len(step.x)) if step.t > 0 else None)
+        with self._progress(number * steps, sampling.sampler.nfe_per_step) as progress:
+            module.sampling = sampling.replace(on_step=progress.on_step, on_tiles=progress.on_tiles)
             try:
                 self.predict(module, inputs, return_predictions=False)
             finally:
@@ -37,7 +40,7 @@ class PredictingTrainer(Trainer):
         self.strategy.barrier("written")
 
     @contextmanager
-    def _progress(self, total: int) -> Iterator[Callable[[int], None]]:
+    def _progress(self, total: int, nfe_per_step: int) -> Iterator["SamplingProgress"]:
         """A bar over steps, in place of Lightning's over batches, which does not move during a trajectory."""
         bar = self.progress_bar_callback
         if bar is not None:
@@ -45,8 +48,46 @@ class PredictingTrainer(Trainer):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         hidden = bar is None or not self.is_global_zero
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=hidden) as progress:
-            task = progress.add_task("steps × images", total=total)
-            yield lambda number: progress.advance(task, number)
+            yield SamplingProgress(progress, total, nfe_per_step, self.is_global_zero)
+
+
+class SamplingProgress:
+    """Moves a bar of steps × images after every step, and where the denoiser is tiled after every call of it.
+
+    Args:
+        progress: The bar.
+        total: The number of steps of all images.
+        nfe_per_step: Evaluations of the denoiser in a step.
+        talks: Whether to print how images are tiled.
+    """
+
+    def __init__(self, progress: Progress, total: int, nfe_per_step: int, talks: bool) -> None:
+        self._progress = progress
+        self._task = progress.add_task("steps × images", total=total)
+        self._nfe_per_step = nfe_per_step
+        self._talks = talks
+        self._steps = 0  # of all images up to now
+        self._evaluations = 0  # that are complete in the current step
+        self._printed: set[int] = set()
+
+    def on_step(self, step: Step) -> None:
+        """Count a step of a batch."""
+        if step.t > 0:
+            self._steps += len(step.x)
+            self._evaluations = 0
+            self._progress.update(self._task, completed=self._steps)
+
+    def on_tiles(self, tiles: TileProgress) -> None:
+        """Count tiles; print how the first image is tiled, and that of the next tiles of another size."""
+        size = tiles.tiling.size
+        if self._talks and size not in self._printed:
+            self._printed.add(size)
+            text = f"image of {tiles.width}×{tiles.height} px: {tiles.total} tiles of {size} px, overlap "
+            get_console().print(f"{text}{tiles.tiling.overlap}", soft_wrap=True, highlight=False)
+        evaluations = self._evaluations + tiles.done / tiles.total
+        self._evaluations += tiles.done == tiles.total
+        within = min(1.0, evaluations / self._nfe_per_step)
+        self._progress.update(self._task, completed=self._steps + tiles.images * within)
 
 
 def trained_module(

@@ -11,12 +11,14 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import metadata, version
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
@@ -25,7 +27,8 @@ import diffusion_lightning.modules
 import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
-from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics
+from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
+from diffusion_lightning.callbacks.checkpoint import find_checkpoint
 from diffusion_lightning.commands.help import FIT_OPTIONS, PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import (
     flag_value,
@@ -35,11 +38,17 @@ from diffusion_lightning.commands.messages import (
     take_flag,
 )
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
-from diffusion_lightning.core.checkpoints import CheckpointFiles, checked_arguments, load_matching_weights
+from diffusion_lightning.core.checkpoint_files import WholeFileIO
+from diffusion_lightning.core.checkpoints import checked_arguments, load_matching_weights
+from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
 from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.data import DegradationDataModule
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
+
+
+COMMANDS = LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+"""Lightning's commands and ours, each with its arguments that are objects and not options."""
 
 
 class Parser(LightningArgumentParser):
@@ -59,6 +68,17 @@ class Parser(LightningArgumentParser):
         raise SystemExit(2)
 
 
+class SaveConfig(SaveConfigCallback):
+    """Lightning's, which replaces a link in the place of config.yaml and does not write to the file behind it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the configuration."""
+        path = Path(trainer.log_dir or trainer.default_root_dir, self.config_filename)
+        if trainer.is_global_zero and path.is_symlink():
+            path.unlink()
+        super().setup(trainer, pl_module, stage)
+
+
 class DiffusionCLI(LightningCLI):
     """The LightningCLI of this package.
 
@@ -69,6 +89,7 @@ class DiffusionCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
         argv, trusted = take_flag("--trust", list(args) if isinstance(args, Sequence) else sys.argv[1:])
+        self._requested = next((word for word in argv if word in COMMANDS), None)
         with trusting(trusted):
             super().__init__(
                 LightningModule,
@@ -79,6 +100,7 @@ class DiffusionCLI(LightningCLI):
                 parser_class=Parser,
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
+                save_config_callback=SaveConfig,
                 save_config_kwargs={"overwrite": True},
                 parser_kwargs={
                     "version": version(PROGRAM),
@@ -88,10 +110,12 @@ class DiffusionCLI(LightningCLI):
                 args=argv,
             )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands and ours, each with its arguments that are objects and not options."""
-        return LightningCLI.subcommands() | {name: {"model", "datamodule"} for name in OWN_COMMANDS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of Lightning's static method
+        """The command that the arguments name, with its arguments that are objects and not options; all if they do not.
+
+        Lightning builds the parsers of all these commands, which takes longer than all else before a run.
+        """
+        return {self._requested: COMMANDS[self._requested]} if self._requested else COMMANDS
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._current_subcommand = subcommand
@@ -177,15 +201,21 @@ class DiffusionCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = CheckpointFiles()
+            trainer.strategy.checkpoint_io = WholeFileIO()
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "predict":
-            trainer.callbacks.append(ImageWriter())  # type: ignore[attr-defined]
+            callbacks.append(ImageWriter())
+        kept = any(isinstance(callback, TrainingCheckpoint) for callback in callbacks)
+        if self.subcommand == "fit" and trainer.checkpoint_callbacks and not kept:
+            callbacks.append(TrainingCheckpoint())
         return trainer  # type: ignore[return-value]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("validate", "test"):
             kwargs["verbose"] &= not self._has_own_table()  # Lightning's table would repeat its scores
+        if kwargs.get("ckpt_path") in ("last", "best"):
+            kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"], subcommand == "fit")
         return kwargs
 
     def after_validate(self) -> None:
@@ -221,10 +251,16 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
+    signals = SignalHandler()
+    signals.install()
     try:
         if "--help-all" in argv:
             _print_all_help(argv)
         DiffusionCLI(argv)
+    except Interrupted as interruption:
+        if not interruption.reported and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
+            sys.stderr.write(f"{interruption}\n")
+        raise
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
         unexpected = isinstance(error, RuntimeError) and not mismatched
@@ -233,11 +269,13 @@ def main(args: Sequence[str] | None = None) -> None:
         remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
         sys.stderr.write(f"error: {remedy if mismatched else shorten(str(error))}\n")
         raise SystemExit(1) from error
+    finally:
+        signals.restore()
 
 
 def _print_all_help(argv: Sequence[str]) -> NoReturn:
     """LightningCLI's help, and the fields of the model and the data, which it does not list."""
-    command = [word for word in argv if word in DiffusionCLI.subcommands()][:1]
+    command = [word for word in argv if word in COMMANDS][:1]
     with suppress(SystemExit):
         DiffusionCLI([*command, "--help"])
     sys.stdout.write(f"{all_fields(argv)}\n" if command else "")

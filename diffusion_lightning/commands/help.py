@@ -151,6 +151,7 @@ def _metavar(parameter: inspect.Parameter) -> str:
         "input": "PATH",
         "prompts": "FILE",
         "severity": "T",
+        "tile": "auto|off|N",
     }
     kinds: dict[Any, str] = {
         int: "N",

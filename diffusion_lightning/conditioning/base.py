@@ -21,16 +21,16 @@ class ConditionEmbedding(NamedTuple):
     tokens: Tensor | None = None
 
     def expand(self, batch_size: int) -> "ConditionEmbedding":
-        """Expand the embedding of one image to a batch; an embedding of that batch size is returned as it is.
+        """Repeat the embedding until it is that of a batch, such as several tiles of each image.
 
         Raises:
-            ValueError: It is the embedding of another number of images.
+            ValueError: The batch size is not a multiple of the number of images.
         """
         for part in self:
-            if part is not None and len(part) not in (1, batch_size):
+            if part is not None and batch_size % len(part):
                 raise ValueError(f"a condition of {len(part)} images for {batch_size}: give as many, or one for all")
         return ConditionEmbedding(
-            *(part if part is None else part.expand(batch_size, *part.shape[1:]) for part in self)
+            *(None if part is None else part.repeat(batch_size // len(part), *[1] * (part.dim() - 1)) for part in self)
         )
 
 

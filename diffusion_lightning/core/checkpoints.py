@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 from rich import get_console
 from torch import Tensor, nn
@@ -96,16 +95,6 @@ def read_cache(path: str | Path, fits: Callable[[dict[str, Tensor]], bool]) -> d
         logging.getLogger(__name__).debug("%s: %s", path, error)
     get_console().print(f"The cache {path} cannot be read: it is made again", soft_wrap=True, markup=False)
     return None
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's reader of checkpoint files, with the checks of ``read_checkpoint``."""
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint; one with objects of other classes, too, if ``weights_only`` is False."""
-        if weights_only is False:
-            return super().load_checkpoint(path, map_location, weights_only)
-        return read_checkpoint(path, mmap=False)
 
 
 def load_frozen(path: str | Path, expected: type[M] = LightningModule, trust: Iterable[str] = ()) -> M:  # type: ignore[assignment]

@@ -9,7 +9,6 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.functional import center_crop
 
 from diffusion_lightning.core.conditions import Condition
@@ -18,6 +17,7 @@ from diffusion_lightning.core.images import from_uint8, from_unit, parse_size, t
 from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.data.degrade import degrade
+from diffusion_lightning.data.order import TrainingOrder
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.objectives.time_samplers import TimeSampler
 
@@ -121,7 +121,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         images = _IndexedImages(self.dataset("train"))
         rank = self.trainer.global_rank if self.trainer is not None else 0
         full = len(images) >= self.batch_size * self._world_size
-        order: Sampler[int] = DistributedSampler(images, self._world_size, rank, seed=self.seed, drop_last=full)
+        order = TrainingOrder(images, self._world_size, rank, seed=self.seed, drop_last=full)
         return self._loader(images, order, drop_last=full)
 
     def val_dataloader(self) -> DataLoader:
@@ -192,6 +192,8 @@ class DegradationDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             pin_memory=pinned,
             persistent_workers=self.num_workers > 0,
+            # Else the workers' seeds would be taken from the global generator, whose state a resumed run continues.
+            generator=keyed_generator(self.seed, "workers") if self.num_workers > 0 else None,
         )
 
 

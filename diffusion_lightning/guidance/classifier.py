@@ -74,9 +74,10 @@ class ClassifierGuidance(Guidance):
         return guided
 
     def _log_prob_grad(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """∇ log p(label | x_t), (B, C, H, W); 0 for images with the null label."""
+        """∇ log p(label | x_t), (B, C, H, W), with the labels repeated to B; 0 for images with the null label."""
         with torch.inference_mode(False), torch.enable_grad():
             x, t, label = x.detach().clone().requires_grad_(), t.clone(), label.to(x.device, copy=True)
+            label = label.repeat(len(x) // len(label))
             log_prob = self._classifier(x, t).gather(1, label.clamp(min=0)[:, None])[:, 0]
             (gradient,) = torch.autograd.grad(torch.where(label >= 0, log_prob, 0.0).sum(), x)
         return gradient

@@ -3,6 +3,6 @@
 from diffusion_lightning.modules.adversarial import AdversarialModule
 from diffusion_lightning.modules.classifier import DegradedClassifier
 from diffusion_lightning.modules.restoration import RestorationModule
-from diffusion_lightning.modules.sampling import SamplingConfig
+from diffusion_lightning.modules.sampling import SamplingConfig, choose_tiling
 
-__all__ = ["AdversarialModule", "DegradedClassifier", "RestorationModule", "SamplingConfig"]
+__all__ = ["AdversarialModule", "DegradedClassifier", "RestorationModule", "SamplingConfig", "choose_tiling"]

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from diffusion_lightning.core.checkpoints import checked_arguments, keep_serializable, without_module_warning
 from diffusion_lightning.core.trust import trusting
+from diffusion_lightning.modules import resuming
 from diffusion_lightning.modules.resumable import DEFAULT_OPTIMIZER, check_checkpoint, check_optimizers
 
 
@@ -48,6 +49,7 @@ class TrainableModule(LightningModule, ABC):
         check_makes("lr_scheduler", lr_scheduler, LRScheduler)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self._position: dict[str, Any] | None = None
 
     @classmethod
     def load_from_checkpoint(
@@ -100,15 +102,27 @@ class TrainableModule(LightningModule, ABC):
             settings = {"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what a resumed run needs to continue exactly."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            resuming.save_position(self._trainer, checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check, if a trainer restores the checkpoint, that it fits the run.
+        """Check, if a trainer restores the checkpoint, that it fits the run; keep its position until training starts.
 
         Raises:
-            ValueError: It does not: another optimizer, another degradation, an average without its callback, ….
+            ValueError: It does not fit: another optimizer, another degradation, an average without its callback, ….
         """
         if self._trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING:
             check_checkpoint(self, checkpoint, self.kept_when_resuming)
             self._resumed = checkpoint if self.trainer.state.fn == TrainerFn.FITTING else None
+        self._position = checkpoint.get(resuming.KEY)
+
+    def on_train_start(self) -> None:
+        """Continue at the batch after the checkpoint, if the run was resumed from one."""
+        if self._position is not None:
+            resuming.continue_run(self.trainer, self._position)
+            self._position = None
 
     def on_fit_start(self) -> None:
         """Check the states of the optimizers of a resumed run, which are made by now and not yet restored.

@@ -17,7 +17,7 @@ from diffusion_lightning.core.types import GenerationBatch, Generators, Params, 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
 from diffusion_lightning.modules.base import TrainableModule
-from diffusion_lightning.modules.resumable import check_image_shape
+from diffusion_lightning.modules.resumable import DEFAULT_PRIOR, check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
@@ -26,6 +26,7 @@ from diffusion_lightning.priors.base import Prior
 from diffusion_lightning.priors.mixture import ChannelMeans
 from diffusion_lightning.samplers.base import Sampler
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
+from diffusion_lightning.samplers.tiling import TiledDenoiser
 
 
 class RestorationModule(TrainableModule):
@@ -51,10 +52,7 @@ class RestorationModule(TrainableModule):
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
     """
 
-    kept_when_resuming: ClassVar[dict[str, Any]] = {
-        **TrainableModule.kept_when_resuming,
-        "prior": {"class_path": "ChannelMeans", "init_args": {"components": 1}},
-    }
+    kept_when_resuming: ClassVar[dict[str, Any]] = TrainableModule.kept_when_resuming | {"prior": DEFAULT_PRIOR}
 
     def __init__(
         self,
@@ -136,19 +134,23 @@ class RestorationModule(TrainableModule):
         return lambda x, t: self.predict_x0(x, t, embedding)
 
     def denoise_fn(self, condition: Condition | None = None, sampling: SamplingConfig | None = None) -> PredictFn:
-        """The denoiser that samplers call: conditional, guided, and clipped if ``clip_denoised`` is set.
+        """The denoiser that samplers call: conditional, guided, clipped if ``clip_denoised`` is set, and tiled.
 
         Args:
             condition: The condition of the images.
-            sampling: Has the guidance; the module's own ``sampling`` if None.
+            sampling: Has the guidance and the tiling; the module's own ``sampling`` if None.
         """
-        guidance = (sampling or self.sampling).guidance
+        sampling = sampling or self.sampling
+        guidance = sampling.guidance
         if guidance is None:
             denoise_fn = self.conditional_denoiser(condition)
         else:
             guidance.load(self.device)
             denoise_fn = guidance.guide(self.conditional_denoiser, condition, self.degradation)
-        return clip_denoised(denoise_fn) if self.clip_denoised else denoise_fn
+        if self.clip_denoised:
+            denoise_fn = clip_denoised(denoise_fn)
+        # Last: the networks of the guidance are evaluated on tiles, too.
+        return denoise_fn if sampling.tiling is None else TiledDenoiser(denoise_fn, sampling.tiling, sampling.on_tiles)
 
     def sample_from(
         self,
@@ -231,11 +233,7 @@ class RestorationModule(TrainableModule):
         return self.sample_from(batch.degraded, float(batch.t[0]), batch.params, generators, batch.condition)
 
     def on_fit_start(self) -> None:
-        """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them.
-
-        Raises:
-            ValueError: The prior is fitted to images of another size.
-        """
+        """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""
         super().on_fit_start()
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
@@ -254,6 +252,7 @@ class RestorationModule(TrainableModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the fitted prior and conditioner."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["prior"] = self.prior.state
         if self.conditioner is not None:
             checkpoint["conditioner"] = self.conditioner.state

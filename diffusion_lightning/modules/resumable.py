@@ -32,6 +32,9 @@ DEFAULT_OPTIMIZER = {
 }
 
 
+DEFAULT_PRIOR = {"class_path": "diffusion_lightning.priors.ChannelMeans", "init_args": {"components": 1}}
+
+
 def check_checkpoint(module: LightningModule, checkpoint: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Check, before Lightning restores it, that a checkpoint fits the trainer, and the run if training goes on.
 

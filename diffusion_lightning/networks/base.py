@@ -10,7 +10,9 @@ class Network(Protocol):
     """The network F(x_t, t) of a ``RestorationModule``: any ``nn.Module`` with this ``forward``.
 
     A network for unconditional models may leave out ``pooled`` and ``tokens``. If it has an attribute
-    ``image_channels``, the pair (in, out), the number of its output channels is checked before training.
+    ``image_channels``, the pair (in, out), the number of its output channels is checked before training. ``restore``
+    chooses its tiles by ``downsampling_factor``, from the finest to the coarsest resolution, and ``self_attention``,
+    whether pixels attend to each other.
     """
 
     def forward(self, x: Tensor, t: Tensor, pooled: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:

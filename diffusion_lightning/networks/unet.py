@@ -80,7 +80,8 @@ class UNet(nn.Module):
                 )
         self.channels = channels
         self.image_channels = (channels, channels if out_channels is None else out_channels)
-        self.factor = factors[-1]
+        self.downsampling_factor = factors[-1]
+        self.self_attention = bool(attention)
         self.condition_dim = condition_dim
         self.token_dim = token_dim
         embedding = 2 * width
@@ -144,7 +145,7 @@ class UNet(nn.Module):
                 f"set --model.denoiser.token_dim {tokens.shape[-1]}"
             )
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
+        x = F.pad(x, (0, -width % self.downsampling_factor, 0, -height % self.downsampling_factor), mode="replicate")
         if x.device.type == "cpu":  # convolutions are up to 1.4 times as fast there; elsewhere group norm undoes it
             x = x.contiguous(memory_format=torch.channels_last)
         embedding = self._embed(t, pooled)

@@ -7,6 +7,7 @@ from diffusion_lightning.samplers.ddim import DDIM, DDPM, ProbabilityFlow
 from diffusion_lightning.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffusion_lightning.samplers.second_order import Heun, Multistep
 from diffusion_lightning.samplers.spacing import KarrasSpacing, QuadraticSpacing, StepSpacing, UniformSpacing
+from diffusion_lightning.samplers.tiling import TiledDenoiser, TileProgress, Tiling, tiled
 
 __all__ = [
     "DDIM",
@@ -27,5 +28,9 @@ __all__ = [
     "SamplerState",
     "Step",
     "StepSpacing",
+    "TileProgress",
+    "TiledDenoiser",
+    "Tiling",
     "UniformSpacing",
+    "tiled",
 ]

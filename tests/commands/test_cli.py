@@ -49,7 +49,6 @@ def test_fit_writes_everything_under_its_root(debug_run: Path) -> None:
     (events,) = (name for name in made if "tfevents" in name)
     assert made == {
         events,
-        f"{RUN}/checkpoints/epoch=0-step=20.ckpt",
         f"{RUN}/cache/digits_classifier_1.pt",
         f"{RUN}/checkpoints/last.ckpt",
         f"{RUN}/config.yaml",

@@ -122,6 +122,8 @@ def test_the_embedding_of_one_image_expands_to_any_number():
     assert torch.equal(many.tokens, one.tokens.repeat(4, 1, 1))
     assert ConditionEmbedding(None, one.tokens).expand(2).pooled is None
     assert torch.equal(many.expand(4).pooled, many.pooled)
+    two = ConditionEmbedding(torch.tensor([[1.0], [2.0]]), None)
+    assert two.expand(6).pooled.flatten().tolist() == [1, 2, 1, 2, 1, 2]
     with pytest.raises(ValueError, match="a condition of 4 images for 3: give as many, or one for all"):
         many.expand(3)
 

@@ -67,6 +67,14 @@ def test_exact_classifier_turns_unconditional_into_conditional_mean(name: str, i
         assert torch.allclose(guided[i], expected[0], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("labels", [[2], [2, 0]], ids=["one label for all", "a label each"])
+def test_labels_are_repeated_for_several_tiles_of_each_image(labels: list[int]) -> None:
+    noise, repeated = NOISES["cosine"], torch.tensor(labels * (4 // len(labels)))
+    t = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+    x = torch.randn(4, 1, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(guide(noise, torch.tensor(labels))(x, t).x0, guide(noise, repeated)(x, t).x0)
+
+
 def test_the_scale_multiplies_the_score_of_the_classifier() -> None:
     """The guided score is ∇ log p(x) + scale ∇ log p(y | x): here by finite differences of the closed form."""
     noise, t, scale, step = NOISES["cosine"], torch.full((1,), 0.5, dtype=torch.float64), 2.5, 1e-6

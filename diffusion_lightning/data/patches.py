@@ -1,0 +1,94 @@
+"""Patches of large images at full resolution, many from each, so that a few photographs make a training set."""
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+
+from diffusion_lightning.core.datasets import ImageDataset, ImageSample, resize_images
+from diffusion_lightning.core.images import parse_size
+from diffusion_lightning.core.rng import keyed_generator
+
+MEMORY = 2**30
+"""Bytes of decoded images that a data set keeps, over all its worker processes."""
+
+
+class PatchDataset(ImageDataset):
+    """Patches of the images of a data set, cropped without shrinking: item i is a patch of image i mod N.
+
+    The position of a patch depends on (seed, image, number of the patch) alone. So an epoch has the same patches as the
+    one before in another order, for any number of workers and devices and after resuming; many patches of each image
+    (64 of a photograph of some megapixels) come close to free positions.
+
+    Decoded images are kept in memory as uint8, those that were used last, up to a budget. Beyond it an image may be
+    decoded once per patch.
+
+    Args:
+        images: The N images, of any sizes. Those smaller than a patch are enlarged to cover it.
+        size: Side or (height, width) of the patches.
+        patches_per_image: Patches of each image, at least 1.
+        seed: Random seed of the positions.
+        memory: Bytes of decoded images to keep.
+
+    Raises:
+        ValueError: A size or number is not positive.
+    """
+
+    def __init__(
+        self,
+        images: ImageDataset,
+        size: int | tuple[int, int],
+        patches_per_image: int,
+        seed: int = 0,
+        memory: int = MEMORY,
+    ) -> None:
+        if patches_per_image < 1:
+            raise ValueError(
+                f"patches_per_image={patches_per_image}: crop at least 1 patch of each image, 64 of a few photographs; "
+                "leave it out to shrink whole images"
+            )
+        self.images = images
+        self.size = parse_size(size)
+        self.patches_per_image = patches_per_image
+        self.seed = seed
+        self.memory = memory
+        self.channels = images.channels
+        self.classes = images.classes
+        self.labels = None if images.labels is None else images.labels.repeat(patches_per_image)
+        self.captions = None if images.captions is None else images.captions * patches_per_image
+        self._decoded: OrderedDict[int, ImageSample] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.images) * self.patches_per_image
+
+    def __getitem__(self, index: int) -> ImageSample:
+        number, image_index = divmod(range(len(self))[index], len(self.images))
+        sample = self._decode(image_index)
+        generator = keyed_generator(self.seed, "patch", image_index, number)
+        free = (side - patch + 1 for side, patch in zip(sample.image.shape[1:], self.size, strict=True))
+        top, left = (int(torch.randint(count, (), generator=generator)) for count in free)
+        patch = sample.image[:, top : top + self.size[0], left : left + self.size[1]]
+        return sample._replace(image=patch.contiguous())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the decoded images, which a worker process decodes itself."""
+        return self.__dict__ | {"_decoded": OrderedDict(), "_bytes": 0}
+
+    def _decode(self, index: int) -> ImageSample:
+        """An image that covers a patch, and its label and caption."""
+        if index in self._decoded:
+            self._decoded.move_to_end(index)
+            return self._decoded[index]
+        sample = self.images[index]
+        height, width = sample.image.shape[1:]
+        scale = max(1.0, self.size[0] / height, self.size[1] / width)
+        cover = max(self.size[0], round(scale * height)), max(self.size[1], round(scale * width))
+        sample = sample._replace(image=resize_images(sample.image[None], cover)[0])
+        self._decoded[index] = sample
+        self._bytes += sample.image.nbytes
+        worker = get_worker_info()
+        while self._bytes > self.memory // (worker.num_workers if worker else 1):
+            self._bytes -= self._decoded.popitem(last=False)[1].image.nbytes
+        return sample
