@@ -13,6 +13,7 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -29,13 +30,21 @@ from diffusion_lightning.callbacks.checkpoint import find_checkpoint
 from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, prepare_yaml
 from diffusion_lightning.commands.curves import begin_curves
 from diffusion_lightning.commands.errors import errors_on_one_line
-from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
-from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
+from diffusion_lightning.commands.help import FIT_OPTIONS, PROGRAM, all_fields, help_text
+from diffusion_lightning.commands.messages import (
+    flag_value,
+    hide_advertisements,
+    merge_repeated_flags,
+    shorten,
+    take_flag,
+)
 from diffusion_lightning.commands.processes import watch_processes
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
-from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.checkpoint_files import WholeFileIO
+from diffusion_lightning.core.checkpoints import checked_arguments, load_matching_weights
 from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
 from diffusion_lightning.core.loggers import guard
+from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.data import DegradationDataModule
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
@@ -82,22 +91,27 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
-        argv = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        argv, trusted = take_flag("--trust", list(args) if isinstance(args, Sequence) else sys.argv[1:])
         self._requested = next((word for word in argv if word in COMMANDS), None)
-        super().__init__(
-            LightningModule,
-            DegradationDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=DiffusionTrainer,
-            parser_class=Parser,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": version(PROGRAM), "description": metadata(PROGRAM)["Summary"], "prog": PROGRAM},
-            args=args,
-        )
+        with trusting(trusted):
+            super().__init__(
+                LightningModule,
+                DegradationDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_class=DiffusionTrainer,
+                parser_class=Parser,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={
+                    "version": version(PROGRAM),
+                    "description": metadata(PROGRAM)["Summary"],
+                    "prog": PROGRAM,
+                },
+                args=argv,
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of Lightning's static method
         """The command that the arguments name, with its arguments that are objects and not options; all if they do not.
@@ -118,8 +132,13 @@ class DiffusionCLI(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
         parser.set_defaults({"model": {"class_path": DEFAULT_MODULE}})
-        for name in ("ckpt_path", "weights_only"):  # the config.yaml of a run has them, and all commands take that file
-            if name not in inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters:
+        own = [*inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters]
+        if self._current_subcommand == "fit":
+            parser.add_argument("--weights", type=str | None, default=None, help=FIT_OPTIONS["weights"])
+            parser.add_argument("--raw_weights", type=bool, default=False, help=FIT_OPTIONS["raw_weights"])
+            own += FIT_OPTIONS
+        for name in ("ckpt_path", "weights_only", *FIT_OPTIONS):
+            if name not in own:  # the config.yaml of a run has them, and all commands take that file
                 parser.add_argument(f"--{name}", type=Any, help=SUPPRESS)
         required = self._current_subcommand not in WITHOUT_DATA
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
@@ -135,12 +154,37 @@ class DiffusionCLI(LightningCLI):
         if (path is None or keyword) and subcommand in NEED_CHECKPOINT and not helps:
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
-            saved = read_checkpoint(path).get("hyper_parameters", {})
+            saved = checked_arguments(path)
             module = {"class_path": saved.get("_class_path", DEFAULT_MODULE)}
             Parser.checkpoint = path, module["class_path"].rpartition(".")[2]
             module["init_args"] = {name: value for name, value in saved.items() if not name.startswith("_")}
             self._subcommand_parsers[subcommand].set_defaults({"model": module})
         self.config = parser.parse_args(argv)
+        if self.config.get("subcommand") == "fit":
+            self._choose_start(argv)
+
+    def _choose_start(self, argv: Sequence[str]) -> None:
+        """Resume from a checkpoint or begin from its weights: the command line wins over YAML, which may have both."""
+        options = self.config.fit
+        if options.weights is None and flag_value("--raw_weights", argv) is not None:
+            raise ValueError("--raw_weights chooses among the weights of --weights CKPT: give that too")
+        if options.weights is not None and options.ckpt_path is not None:
+            typed = [name for name in ("weights", "ckpt_path") if flag_value(f"--{name}", argv) is not None]
+            if len(typed) != 1:
+                raise ValueError(
+                    f"--weights {options.weights} begins a new run and --ckpt_path {options.ckpt_path} continues one: "
+                    "give one of them"
+                )
+            options["ckpt_path" if typed == ["weights"] else "weights"] = None
+
+    def before_fit(self) -> None:
+        """Begin from the weights of ``--weights``."""
+        options = self.config_init.fit
+        if options.weights is not None:
+            matched = load_matching_weights(self.model, options.weights, options.raw_weights)
+            if self.trainer.is_global_zero:
+                text = f"Starting from {options.weights}: {matched.describe()}"
+                get_console().print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
@@ -164,6 +208,8 @@ class DiffusionCLI(LightningCLI):
         watch_processes(trainer)
         for logger in trainer.loggers:
             guard(logger)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             callbacks.append(ImageWriter())

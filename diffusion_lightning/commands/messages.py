@@ -20,6 +20,7 @@ REWRITES = (
     (SUBTYPES, ""),
     (r" - Expected a <class 'NoneType'>", ""),
     (r" Given value type: .*?(?= \(see --help\)|$)", ""),
+    (r"Type typing\.Callable\[.*\] expects a function or a callable class: ", ""),
     (r"Expected a typing\.Literal\[[^]]*\] - (?!Expected a typing)", ""),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
     (r"Expected an instantiatable class, but \S+ is abstract", "give the class first, then its arguments: CHOOSE"),
@@ -28,7 +29,6 @@ REWRITES = (
         r"( - give the class.*)?",
         "give the class_path beside init_args: CHOOSE",
     ),
-    (r"Type typing\.Callable\[.*\] expects a function or a callable class: ", ""),
     (r"'\w+' object has no attribute 'keys'", "init_args holds KEY: VALUE for each argument"),
     (r"argument of type '\w+' is not iterable|unhashable type: '\w+'", "class_path is the name of a class: CHOOSE"),
 )
@@ -113,6 +113,18 @@ def _as_list(flag: str, values: list[str]) -> str:
         if len(values) == 1 and isinstance(json.loads(values[0]), list):
             return values[0]
     return f"[{', '.join(values)}]" if flag == "--label" else json.dumps(values)
+
+
+def take_flag(flag: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without a flag that can be repeated, and its values."""
+    kept, values, rest = [], [], iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != flag:
+            kept.append(word)
+        elif (following := value if equals else next(rest, None)) is not None:
+            values.append(following)
+    return kept, values
 
 
 def flag_value(flag: str, argv: Sequence[str]) -> str | None:
