@@ -184,3 +184,37 @@ def test_without_patches_whole_images_are_shrunk(photographs, number):
     data = ImageFolder(str(photographs), size=32, patches_per_image=number)
     assert len(data.dataset("train")) + len(data.dataset("val")) == 6
     assert data.dataset("train")[0].image.shape == (3, 32, 32)
+
+
+def test_patches_alternate_between_the_scales():
+    """In these images a pixel's second value is its row and its third its column."""
+    dataset = PatchDataset(Photographs((100, 120)), (16, 20), 30, scales=[1, 0.5, 0.25])
+    for number in range(30):
+        step = (1, 2, 4)[number % 3]
+        image = dataset[number].image.double()
+        assert image.shape == (3, 16, 20)
+        for axis, size in ((1, 16), (2, 20)):
+            inner = image[axis].mean(2 - axis)[3:-3]  # antialiasing lacks what lies beyond the border
+            assert (inner.diff() - step).abs().max() <= 1  # rounded to levels
+            assert (inner[-1] - inner[0]).item() == pytest.approx(step * (size - 7), abs=1)
+
+
+@pytest.mark.parametrize("shape", [(20, 90), (17, 17), (5, 40)], ids=str)
+def test_an_image_too_small_for_a_scale_is_shrunk_less(shape):
+    dataset = PatchDataset(Photographs(shape), 16, 4, scales=[0.25])
+    assert {tuple(dataset[i].image.shape) for i in range(4)} == {(3, 16, 16)}
+
+
+@pytest.mark.parametrize("scales", [[], [0.0], [1, 2], [-0.5]], ids=str)
+def test_scales_outside_their_range_are_rejected_with_the_remedy(scales):
+    with pytest.raises(ValueError, match="give one or more in"):
+        PatchDataset(Photographs((20, 20)), 8, 1, scales=scales)
+
+
+def test_a_folder_of_photographs_gives_patches_at_several_scales(photographs):
+    data = ImageFolder(str(photographs), size=32, patches_per_image=2, scales=[0.5], seed=0)
+    whole, patches = data.dataset("train").whole, data.dataset("train")
+    full = whole[0].image
+    corners = (full == patches[0].image[:, :1, :1]).all(dim=0).nonzero().tolist()
+    assert not any(torch.equal(full[:, i : i + 32, j : j + 32], patches[0].image) for i, j in corners)
+    assert patches[0].image.shape == (3, 32, 32)
