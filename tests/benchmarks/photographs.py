@@ -1,4 +1,4 @@
-"""Whole held-out photographs, restored by `restore`: PSNR and SSIM, also of the degraded ones and of bicubic enlargement.
+"""Whole held-out photographs, restored: PSNR and SSIM, also of the degraded ones and of bicubic enlargement.
 
 Run ``python tests/benchmarks/photographs.py``. It trains ``configs/photo_blur.yaml`` and ``photo_pixelate.yaml`` where
 their checkpoints are missing (10 minutes each), and uses the command line alone: the photographs of ``preview --files``
