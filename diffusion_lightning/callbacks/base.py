@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from rich import get_console
 from torch import Tensor, nn
 
 from diffusion_lightning.core.conditions import Condition
@@ -37,14 +39,15 @@ class EvaluationCallback(Callback):
             raise ValueError(f"images={images}: choose at least 1, and at least 2 for a Fréchet distance")
         if every_n_validations < 1:
             raise ValueError(f"every_n_validations={every_n_validations}: choose 1 for every validation, or more")
-        if not re.fullmatch(r"[\w.-]*", name):
-            raise ValueError(f"name={name!r}: use letters, digits, -, _ and . only, it becomes part of file names")
+        if not re.fullmatch(r"(?!\.+$)[\w.-]*", name):
+            raise ValueError(f"name={name!r}: use letters, digits, -, _ and ., not dots alone, as in a file name")
         self.distances = FrechetDistances(features, names) if features is not None else None
         self.features = features
         self.every_n_validations = every_n_validations
         self.name = name
         self._validations = 0
         self._active = False
+        self._left_out: list[str] = []
 
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""
@@ -57,18 +60,33 @@ class EvaluationCallback(Callback):
     def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Compute and log the scores at the end of the data; ``stage`` is val or test."""
 
+    def score_names(self) -> list[str]:
+        """The names of its scores, without the stage and its own suffix."""
+        names = [] if self.distances is None else self.distances.names
+        return [f"{score_name(self.features)}/{name}" for name in names]
+
     def feature_networks(self) -> list[nn.Module]:
         """The networks whose weights must be prepared before the run."""
         return [] if self.features is None else [self.features]
 
+    def leave_out(self, network: nn.Module) -> list[str]:
+        """Leave out the scores in the features of this network; returns their names."""
+        if network is not self.features:
+            return []
+        name = score_name(network)
+        self.features = self.distances = None
+        return [name]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that no other callback has the same name, and prepare the feature networks.
 
-        They are prepared on rank zero first, whose files the others then read.
+        They are prepared on rank zero first, whose files the others then read. A network with a method ``suits`` that
+        does not accept the data is left out.
         """
         if stage == "predict":
             return
         self._check_unique(trainer)
+        self._leave_out_unsuited(trainer)
         networks = [network for network in self.feature_networks() if hasattr(network, "prepare")]
         if not networks:
             return
@@ -79,6 +97,26 @@ class EvaluationCallback(Callback):
         trainer.strategy.barrier("features")
         for network in networks:
             network.prepare(cache)  # type: ignore[operator]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that nothing monitors a score that is not new at every validation.
+
+        Raises:
+            ValueError: A checkpoint, early stopping or the learning rate would follow the score of an earlier
+                validation, or one that is left out.
+        """
+        reasons = dict.fromkeys(self._left_out, "leaves out: choose other features or another monitor")
+        if (n := self.every_n_validations) > 1:
+            rare = f"computes in one of {n} validations: set its every_n_validations to 1"
+            reasons |= dict.fromkeys(self.score_names(), rare)
+        reasons = {self.with_suffix(f"val/{name}"): reason for name, reason in reasons.items()}
+        followers: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
+        monitors = [(follower, getattr(follower, "monitor", None)) for follower in followers]
+        for follower, monitor in [*monitors, *((c.scheduler, c.monitor) for c in trainer.lr_scheduler_configs)]:
+            if monitor in reasons:
+                raise ValueError(
+                    f"{type(follower).__name__} monitors {monitor}, which {type(self).__name__} {reasons[monitor]}"
+                )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Active in every n-th validation; never in the sanity check."""
@@ -139,6 +177,36 @@ class EvaluationCallback(Callback):
         values = self.distances.compute()
         module.log_dict({self.with_suffix(f"{stage}/{score}/{name}"): value for name, value in values.items()})
         return values
+
+    def report_non_finite(self, trainer: Trainer, sets: dict[str, list[Tensor]]) -> None:
+        """Print in one line for each set how many of its images are not finite; must be called on all ranks.
+
+        Args:
+            trainer: The trainer.
+            sets: For each name of a set, whether each image on this rank is finite: batches of bool (B,).
+        """
+        for name, batches in sets.items():
+            finite = torch.cat([batch.cpu() for batch in batches]) if batches else torch.ones(0, dtype=torch.bool)
+            counts = torch.tensor([int((~finite).sum()), len(finite)], device=trainer.strategy.root_device)
+            bad, number = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+            if bad and trainer.is_global_zero:
+                text = (
+                    f"{bad} of {number} {name} images are not finite: their scores are NaN, grids show them in magenta"
+                )
+                get_console().print(text, soft_wrap=True)
+
+    def _leave_out_unsuited(self, trainer: Trainer) -> None:
+        """Leave out the networks that do not fit the data, and print in one line which scores are missing."""
+        data = getattr(trainer, "datamodule", None)
+        for network in {id(network): network for network in self.feature_networks()}.values():
+            if data is None or not hasattr(network, "suits") or network.suits(data):  # type: ignore[operator]
+                continue
+            before = self.score_names()
+            scores = ", ".join(self.leave_out(network))
+            self._left_out += sorted(set(before) - set(self.score_names()))
+            if trainer.is_global_zero:
+                text = f"{type(self).__name__} leaves out {scores}: {type(network).__name__} does not fit the images "
+                get_console().print(f"{text}of {type(data).__name__}", soft_wrap=True, markup=False)
 
     def _check_unique(self, trainer: Trainer) -> None:
         mine = getattr(self, self.unique_by)

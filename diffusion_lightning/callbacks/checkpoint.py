@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich import get_console
 
 from diffusion_lightning.core.checkpoint_files import WholeFileIO, newest_checkpoint
+from diffusion_lightning.core.finite import NonFiniteError
 from diffusion_lightning.core.images import atomic_write
 from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
 from diffusion_lightning.modules.resuming import KEY, complete_batch, position
@@ -80,9 +81,14 @@ class TrainingCheckpoint(Checkpoint):
         self._writing_state = False
 
     @property
+    def last_model_path(self) -> str:
+        """The path of ``last.ckpt``, under the name that Lightning has for it; empty if this run has not written it."""
+        return str(self.folder / LAST) if self._saved_step > 0 and (self.folder / LAST).exists() else ""
+
+    @property
     def state_key(self) -> str:
-        """Of its own for each folder and score, so that two callbacks get as far as the error of ``setup``."""
-        return self._generate_state_key(dirpath=self.dirpath, monitor=self.monitor)
+        """Of its own for each score, so that two callbacks get as far as the error of ``setup``."""
+        return self._generate_state_key(monitor=self.monitor)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and write all checkpoints of this trainer whole."""
@@ -152,8 +158,8 @@ class TrainingCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the newest state if this process can do so alone, and say how to resume."""
         self._signals.restore()
-        if trainer.state.fn != TrainerFn.FITTING or self._state is None:
-            return
+        if trainer.state.fn != TrainerFn.FITTING or self._state is None or isinstance(exception, NonFiniteError):
+            return  # the state of a run that diverged is not worth keeping, and the error names the last good one
         if trainer.world_size == 1:
             self._write_state(trainer)
         if self._saved_step > 0 and (self.folder / LAST).exists():

@@ -13,6 +13,7 @@ from diffusion_lightning.callbacks.base import (
     validation_conditions,
 )
 from diffusion_lightning.core.conditions import to_text
+from diffusion_lightning.core.finite import finite_images
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.core.visualization import image_grid, labelled_grid
 from diffusion_lightning.modules.restoration import RestorationModule
@@ -65,7 +66,9 @@ class Generation(EvaluationCallback):
     def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Generate this rank's images, log the distance, and log the grid and the trajectories."""
         indices = range(trainer.global_rank, self.images, trainer.world_size)
-        kept: list[Tensor] = []
+        room = -(-self.grid_images // trainer.world_size)  # the rank's share of the grid
+        shown_here: list[Tensor] = []
+        finite: list[Tensor] = []
         points: list[tuple[float, Tensor]] = []
 
         def record_step(step: Step) -> None:  # copies of the few shown: all steps of a batch would fill the memory
@@ -78,11 +81,15 @@ class Generation(EvaluationCallback):
             on_step = record_step if records and start == 0 else None
             condition = validation_conditions(trainer, batch)
             images = module.generate(batch, condition, sampling.replace(on_step=on_step))
-            kept.append(images)
+            finite.append(finite_images(images))
+            if room > 0:  # copies, as a part of a batch would keep all of it
+                shown_here.append(images[:room].clone())
+                room -= len(images)
             if self.distances is not None:
                 self.distances.update("generated", images)
         distances = self.log_distances(module, stage)
-        shown = self._gather(module, torch.cat(kept) if kept else None)
+        self.report_non_finite(trainer, {"generated": finite})
+        shown = self._gather(module, shown_here)
         folder = image_dir(trainer)
         if trainer.is_global_zero:
             value = distances.get("generated")
@@ -99,16 +106,15 @@ class Generation(EvaluationCallback):
                 log_image(trainer, folder, self.with_suffix("trajectory", "-"), strip)
             get_console().print("  ".join(lines), soft_wrap=True)
 
-    def _gather(self, module: RestorationModule, images: Tensor | None) -> Tensor:
+    def _gather(self, module: RestorationModule, images: list[Tensor]) -> Tensor:
         """The first ``grid_images`` in order, on every rank: rank r has the images r, r + world size, …"""
         world = module.trainer.world_size
         number = -(-self.grid_images // world)
+        mine = torch.zeros(number, *module.image_shape, dtype=torch.float32, device=module.device)
+        if images:
+            mine[: sum(map(len, images))] = torch.cat(images)
         if world == 1:
-            assert images is not None
-            return images[: self.grid_images]
-        mine = torch.zeros(number, *module.image_shape, device=module.device)
-        if images is not None:
-            mine[: len(images)] = images[:number]
+            return mine
         gathered = module.all_gather(mine)
         assert isinstance(gathered, Tensor)
         return gathered.transpose(0, 1).flatten(0, 1)[: self.grid_images]

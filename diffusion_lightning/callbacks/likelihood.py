@@ -69,7 +69,7 @@ class Likelihood(EvaluationCallback):
         self.method = method
         self.steps = steps
         self.probes = probes
-        self.bits = MeanMetric()
+        self.bits = MeanMetric(nan_strategy="disable")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check before training that the model has a density."""
@@ -80,6 +80,10 @@ class Likelihood(EvaluationCallback):
             require_gaussian(pl_module.degradation)
         else:
             chain_times(pl_module.degradation, self.steps)
+
+    def score_names(self) -> list[str]:
+        """Bits per dimension."""
+        return ["bpd"]
 
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""

@@ -14,7 +14,9 @@ from torchmetrics import Metric
 
 from diffusion_lightning.callbacks.base import EvaluationCallback, image_dir, log_image, score_name
 from diffusion_lightning.core.conditions import select
+from diffusion_lightning.core.finite import finite_images, infinite_to_nan
 from diffusion_lightning.core.images import to_unit
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.core.visualization import labelled_grid
@@ -63,10 +65,26 @@ class RestorationMetrics(EvaluationCallback):
         shared = {id(network): network for network in self._networks}
         self.metrics = {state: restoration_metrics(copy.deepcopy(metrics, dict(shared))) for state in STATES}
         self._shown: list[dict[str, Tensor]] = []
+        self._finite: dict[str, list[Tensor]] = {state: [] for state in STATES}
+
+    def score_names(self) -> list[str]:
+        """Of each state the metrics and the Fréchet distance."""
+        return [*super().score_names(), *(f"{name}/{state}" for state in STATES for name in self.metrics[state])]
 
     def feature_networks(self) -> list[nn.Module]:
         """The networks of the Fréchet distance and of the metrics."""
         return [*super().feature_networks(), *self._networks]
+
+    def leave_out(self, network: nn.Module) -> list[str]:
+        """Also the metrics in these features, of every state."""
+        names = [
+            name for name, metric in self.metrics[STATES[0]].items() if getattr(metric, "features", None) is network
+        ]
+        for metrics in self.metrics.values():
+            for name in names:
+                del metrics[name]
+        self._networks = [other for other in self._networks if other is not network]
+        return [*super().leave_out(network), *names]
 
     def reset(self, module: RestorationModule) -> None:
         """Prepare for a new validation."""
@@ -74,6 +92,7 @@ class RestorationMetrics(EvaluationCallback):
         for metrics in self.metrics.values():
             metrics.to(module.device).reset()
         self._shown = []
+        self._finite = {state: [] for state in STATES}
 
     def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
         """Degrade the batch to t = 1, restore it, and update the metrics of every state."""
@@ -83,8 +102,7 @@ class RestorationMetrics(EvaluationCallback):
             return
         clean, index = batch.clean[chosen], batch.index[chosen]
         generators = per_image_generators(trainer.datamodule.seed, index)  # type: ignore[attr-defined]  # set by Lightning
-        ones = torch.ones(len(clean), device=clean.device)
-        end = degrade(module.degradation, clean, ones, generators, index)
+        end = degrade(module.degradation, clean, times_like(clean, 1.0), generators, index)
         predictions: list[Tensor] = []
 
         def keep_first(step: Step) -> None:
@@ -99,7 +117,9 @@ class RestorationMetrics(EvaluationCallback):
             self.distances.update_real(clean)
         for state, images in results.items():
             # Values outside [0, 1] are clamped, as a file would clamp them.
-            self.metrics[state].update(to_unit(images.float()).clamp(0, 1), to_unit(clean.float()).clamp(0, 1))
+            visible = to_unit(infinite_to_nan(images.float())).clamp(0, 1)
+            self.metrics[state].update(visible, to_unit(clean.float()).clamp(0, 1))
+            self._finite[state].append(finite_images(images))
             if self.distances is not None:
                 self.distances.update(state, images)
         if sum(len(rows["clean"]) for rows in self._shown) < self.grid_images:
@@ -114,6 +134,7 @@ class RestorationMetrics(EvaluationCallback):
         distances = self.log_distances(module, stage)
         for state, value in distances.items():
             table[state][score_name(self.features)] = value
+        self.report_non_finite(trainer, self._finite)
         folder = image_dir(trainer)
         if trainer.is_global_zero:
             get_console().print(_table(table, self.with_suffix("Restoration of held-out images from t = 1", ", ")))

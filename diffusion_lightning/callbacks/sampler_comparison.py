@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 from rich.progress import Progress
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from diffusion_lightning.callbacks.base import EvaluationCallback, score_name, validation_conditions
+from diffusion_lightning.core.files import PROGRAM, check_outputs
 from diffusion_lightning.core.images import atomic_write
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.modules.restoration import RestorationModule
@@ -53,6 +54,7 @@ class SamplerComparison(EvaluationCallback):
         images: Images to generate with each sampler.
         batch_size: Images at once per device.
         seed: Random seed: image i starts from the same x_1 for every sampler.
+        overwrite: Whether to replace a table or plot that this program did not write.
     """
 
     unique_by = "output"
@@ -66,16 +68,38 @@ class SamplerComparison(EvaluationCallback):
         images: int = 256,
         batch_size: int = 64,
         seed: int = 0,
+        overwrite: bool = False,
     ) -> None:
         if not samplers or not steps:
             raise ValueError(f"{len(samplers)} samplers at {len(steps)} numbers of steps: give at least one of each")
         self.runs = _runs(samplers, steps)
         super().__init__([run.name for run in self.runs], images, features, every_n_validations=1)
         self.output = Path(output)
+        self.overwrite = overwrite
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.results: list[SamplerResult] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the table and the plot may be written, and prepare the feature network.
+
+        Raises:
+            ValueError: A file may not be replaced.
+        """
+        if stage != "predict":
+            check_outputs([self.output / "samplers.csv"], self.overwrite, _is_own_table)
+            check_outputs([self.output / "samplers.png"], self.overwrite)
+        super().setup(trainer, pl_module, stage)
+
+    def leave_out(self, network: nn.Module) -> list[str]:
+        """Not possible: the distance is all that is compared.
+
+        Raises:
+            ValueError: Always.
+        """
+        name = type(network).__name__
+        raise ValueError(f"{name} does not fit the images: compare samplers by other --features, such as InceptionV3")
 
     def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
         """Add the features of the real images."""
@@ -135,6 +159,12 @@ def _runs(samplers: list[Sampler], steps: list[int]) -> list[SamplerRun]:
     return list(runs.values())
 
 
+def _is_own_table(path: Path) -> bool:
+    header = ",".join(SamplerResult._fields[:3]).encode()
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
 def _table(results: list[SamplerResult], score: str, title: str) -> Table:
     table = Table(title=title)
     table.add_column("sampler", overflow="fold")
@@ -159,5 +189,6 @@ def _plot(results: list[SamplerResult], score: str, path: Path) -> str:
         axes.plot(*zip(*curve, strict=True), marker="o", label=name)
     axes.set(xlabel="network function evaluations (NFE)", ylabel=score, xscale="log", yscale="log")
     figure.legend(loc="outside lower center")  # long labels would cover the curves
-    figure.savefig(path, dpi=120)
+    # "png" and the mark, because the temporary name has no suffix and the next run replaces its own plots only.
+    atomic_write(path, lambda partial: figure.savefig(partial, dpi=120, format="png", metadata={"Software": PROGRAM}))
     return str(path)

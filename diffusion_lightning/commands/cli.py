@@ -11,10 +11,11 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import metadata, version
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -58,6 +59,17 @@ class Parser(LightningArgumentParser):
         raise SystemExit(2)
 
 
+class SaveConfig(SaveConfigCallback):
+    """Lightning's, which replaces a link in the place of config.yaml and does not write to the file behind it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the configuration."""
+        path = Path(trainer.log_dir or trainer.default_root_dir, self.config_filename)
+        if trainer.is_global_zero and path.is_symlink():
+            path.unlink()
+        super().setup(trainer, pl_module, stage)
+
+
 class DiffusionCLI(LightningCLI):
     """The LightningCLI of this package.
 
@@ -78,6 +90,7 @@ class DiffusionCLI(LightningCLI):
             parser_class=Parser,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"version": version(PROGRAM), "description": metadata(PROGRAM)["Summary"], "prog": PROGRAM},
             args=args,

@@ -21,6 +21,7 @@ def compare(
     images: int = 256,
     batch_size: int = 64,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Compare samplers on one checkpoint: Fréchet distance against network evaluations, as a table and a plot.
 
@@ -37,6 +38,7 @@ def compare(
         images: Images to generate with each sampler.
         batch_size: Images generated at once per device.
         seed: Random seed: image i starts from the same x_1 for every sampler.
+        overwrite: Whether to replace a table or plot that this program did not write.
 
     Example:
         diffusion-lightning compare --config configs/ddpm.yaml --ckpt_path runs/ddpm/checkpoints/last.ckpt
@@ -49,7 +51,8 @@ def compare(
     samplers = samplers or default
     for sampler in samplers:
         sampler.check(module.degradation)
-    comparison = SamplerComparison(samplers, steps or [5, 10, 20, 50], features, output, images, batch_size, seed)
+    numbers = steps or [5, 10, 20, 50]
+    comparison = SamplerComparison(samplers, numbers, features, output, images, batch_size, seed, overwrite)
     others: list[Callback] = [c for c in trainer.callbacks if not isinstance(c, EvaluationCallback)]  # type: ignore[attr-defined]
     trainer.callbacks = [*others, comparison]  # type: ignore[attr-defined]
     trainer.validate(module, datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True)

@@ -1,6 +1,7 @@
 """The data modules of `generate` and `restore`: where sampling starts, the prior or a user's own images."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from diffusion_lightning.core.conditions import Condition, select_cyclic
+from diffusion_lightning.core.files import is_special
 from diffusion_lightning.core.images import from_uint8, read_image
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.data.degrade import degrade
@@ -110,7 +113,7 @@ class UpsampledImages(SamplingInputs):
         return degrade(
             module.degradation,
             x,
-            torch.ones(len(x), device=x.device),
+            times_like(x, 1.0),
             generators,
             index,
             select_cyclic(self.condition, index),
@@ -120,11 +123,17 @@ class UpsampledImages(SamplingInputs):
 class UserImages(SamplingInputs):
     """A user's degraded images at their own sizes; images of one size share batches.
 
+    Every image is read once, so that an unreadable one raises an error before the first is restored, and again when its
+    turn comes: no more than a batch is in memory.
+
     Args:
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
         severity: Their assumed severity t, in (0, 1].
         batch_size: Images at once per device, fewer where they are large.
+
+    Raises:
+        ImageReadError: An image cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], channels: int, severity: float, batch_size: int) -> None:
@@ -134,22 +143,26 @@ class UserImages(SamplingInputs):
         self.paths = paths
         self.channels = channels
         self.t_start = severity
+        self.sizes = [read_image(path, channels).shape for path in paths]
 
     def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images, uint8, and their indices."""
-        buckets: dict[torch.Size, list[tuple[Tensor, int]]] = {}
+        buckets: dict[torch.Size, list[int]] = {}
         for index in indices:
-            image = read_image(self.paths[index], self.channels)
-            bucket = buckets.setdefault(image.shape, [])
-            bucket.append((image, index))
-            if len(bucket) == max(1, min(self.batch_size, MAX_BATCH_PIXELS // image[0].numel())):
-                yield _collate(buckets.pop(image.shape))
-        yield from map(_collate, buckets.values())
+            size = self.sizes[index]
+            bucket = buckets.setdefault(size, [])
+            bucket.append(index)
+            if len(bucket) == max(1, min(self.batch_size, MAX_BATCH_PIXELS // (size[1] * size[2]))):
+                yield self._read(buckets.pop(size))
+        yield from map(self._read, buckets.values())
+
+    def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return torch.stack([read_image(self.paths[i], self.channels) for i in indices]), torch.tensor(indices)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The images as x_t; the random parameters of their degradation are unknown."""
         x = from_uint8(batch[0])
-        return RestorationBatch(x, x, torch.full((len(x),), self.t_start, device=x.device), None, {}, batch[1])
+        return RestorationBatch(x, x, times_like(x, self.t_start), None, {}, batch[1])
 
 
 class _RankBatches(IterableDataset):
@@ -163,26 +176,24 @@ class _RankBatches(IterableDataset):
         return self.inputs.batches(self.indices)
 
 
-def _collate(bucket: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([image for image, _ in bucket]), torch.tensor([index for _, index in bucket])
-
-
 def find_inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     """The images of a file or folder, and the names without suffix of their restorations.
 
     Raises:
         FileNotFoundError: The source is missing or has no images.
-        ValueError: Two images would get the same name, or an input would be overwritten.
+        ValueError: Two images would get the same name, an input would be overwritten, or the source is a pipe.
     """
+    if is_special(source):
+        raise ValueError(f"--input {source} is a pipe, a socket or a device: give an image file or a folder of images")
     if source.is_file():
         paths, names = [source], [source.stem]
     else:
         paths = find_images(source)
         relative = [path.relative_to(source) for path in paths]
-        stems = [str(path.with_suffix("")) for path in relative]
+        stems = Counter(str(path.with_suffix("")) for path in relative)
         # Two formats of one image keep their suffixes, so that neither is overwritten.
-        names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, relative, strict=True)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        names = [str(path if stems[str(path.with_suffix(""))] > 1 else path.with_suffix("")) for path in relative]
+        if twice := next((name for name, number in Counter(names).items() if number > 1), None):
             raise ValueError(
                 f"two images would both be restored as {twice}.png: rename one, or restore them separately"
             )

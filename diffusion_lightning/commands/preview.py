@@ -7,7 +7,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 
+from diffusion_lightning.core.files import check_outputs
 from diffusion_lightning.core.images import from_uint8, save_image
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data.base import DegradationDataModule
@@ -23,6 +25,7 @@ def preview(
     columns: int = 9,
     seed: int = 0,
     files: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Show images of the data along the degradation, t = 0 … 1, without training.
 
@@ -36,6 +39,7 @@ def preview(
         seed: Random seed of the degradation.
         files: Folder to write held-out images to, whole ones where the data are patches: PNG files in its subfolders
             `original` and `degraded` (t = 1), to try `restore` on.
+        overwrite: Whether to replace a file that this program did not write.
 
     Example:
         diffusion-lightning preview --config configs/blur.yaml --output strip.png
@@ -47,31 +51,32 @@ def preview(
         raise ValueError(f"images={images}, columns={columns}: a preview has at least 1 image and 2 columns")
     if not isinstance(datamodule, DegradationDataModule):
         raise ValueError(f"preview needs a DegradationDataModule, got {type(datamodule).__name__}")
+    check_outputs([output], overwrite)
     datamodule.prepare_data()
     clean = next(datamodule.clean_images("train", images))
     times = [i / (columns - 1) for i in range(columns)]
     strip = [
-        degrade(
-            degradation, clean, torch.full((len(clean),), t), per_image_generators(seed, range(len(clean)))
-        ).degraded
+        degrade(degradation, clean, times_like(clean, t), per_image_generators(seed, range(len(clean)))).degraded
         for t in times
     ]
     if trainer.is_global_zero:
-        save_image(labelled_grid(torch.stack(strip, 1), [f"t={t:.3g}" for t in times]), output)
+        save_image(labelled_grid(torch.stack(strip, 1), [f"t={t:.3g}" for t in times]), output, sheet=True)
         get_console().print(f"{type(degradation).__name__} of {len(clean)} images: {output}", soft_wrap=True)
         if files is not None:
-            number = write_held_out(datamodule, degradation, Path(files), images, seed)
-            get_console().print(f"{number} held-out image(s), original and degraded, are in {files}", soft_wrap=True)
+            _write_held_out(datamodule, degradation, files, images, seed, overwrite)
 
 
-def write_held_out(data: DegradationDataModule, degradation: Any, folder: Path, images: int, seed: int) -> int:
-    """Write the first held-out images, whole, as they are and degraded to t = 1; returns their number."""
+def _write_held_out(
+    data: DegradationDataModule, degradation: Any, folder: str, images: int, seed: int, overwrite: bool
+) -> None:
+    """Write the first held-out images, whole, as they are and degraded to t = 1, under their names or numbers."""
     held_out = data.dataset("val").whole
-    number = min(images, len(held_out))
-    for i in range(number):
+    names = (held_out.names or [f"{i:06d}" for i in range(len(held_out))])[:images]
+    paths = [[Path(folder, kind, f"{name}.png") for kind in ("original", "degraded")] for name in names]
+    check_outputs([path for pair in paths for path in pair], overwrite)
+    for i, pair in enumerate(paths):
         clean = from_uint8(held_out[i].image)[None]
-        batch = degrade(degradation, clean, torch.ones(1), per_image_generators(seed, [i]))
-        name = f"{i:06d}" if held_out.names is None else held_out.names[i]
-        save_image(batch.clean[0], folder / "original" / f"{name}.png")
-        save_image(batch.degraded[0], folder / "degraded" / f"{name}.png")
-    return number
+        degraded = degrade(degradation, clean, times_like(clean, 1), per_image_generators(seed, [i])).degraded
+        for image, path in zip((clean[0], degraded[0]), pair, strict=True):
+            save_image(image, path)
+    get_console().print(f"{len(paths)} held-out image(s), original and degraded, are in {folder}", soft_wrap=True)

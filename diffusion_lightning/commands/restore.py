@@ -8,7 +8,6 @@ from rich import get_console
 from diffusion_lightning.callbacks.writer import ImageWriter
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
-from diffusion_lightning.core.images import read_image
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
 
@@ -26,6 +25,7 @@ def restore(
     seed: int = 0,
     batch_size: int = 16,
     tile: Tile = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Restore your own degraded images with a trained checkpoint.
 
@@ -35,7 +35,7 @@ def restore(
         input: An image file, or a folder of images, of any sizes; subfolders are searched too.
         datamodule: Not used; `--data` is accepted for any command.
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
-        output: Folder for the restored images: PNG files with the names and sizes of the originals.
+        output: Folder for the restored images: PNG files with the names, sizes and colour profiles of the originals.
         severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
@@ -43,6 +43,7 @@ def restore(
         batch_size: Images of equal size restored at once per device, fewer where they are large.
         tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
             for the network, `off` denoises each image as a whole.
+        overwrite: Whether to replace files in the folder that this program did not write; the originals never are.
 
     Example:
         diffusion-lightning restore --ckpt_path runs/blur/checkpoints/last.ckpt
@@ -57,13 +58,11 @@ def restore(
             get_console().print(text, soft_wrap=True)
         module.sampling = module.sampling.replace(sampler=Direct())
     paths, names = find_inputs(Path(input), Path(output))
-    channels = module.image_shape[0]
-    for path in paths:  # an unreadable image raises an error before the first one is written
-        read_image(path, channels)
+    writer = ImageWriter(output, names, overwrite, originals=paths)
+    inputs = UserImages(paths, module.image_shape[0], severity, batch_size)
     if trainer.is_global_zero:
         text = f"Restoring {len(paths)} image(s) from {name} at t = {severity:g} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
-    inputs = UserImages(paths, channels, severity, batch_size)
-    trainer.sample_to_files(module, inputs, ImageWriter(output, names))
+    trainer.sample_to_files(module, inputs, writer)
     if trainer.is_global_zero:
         get_console().print(f"{len(paths)} restored image(s) are in {output}", soft_wrap=True)

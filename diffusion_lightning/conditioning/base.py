@@ -94,7 +94,7 @@ class Conditioner(nn.Module, ABC):
 
     def drop(self, condition: Condition, generator: torch.Generator) -> Condition:
         """Replace the condition of a random fraction ``dropout`` of the images by the null condition."""
-        u = torch.rand(batch_size_of(condition), generator=generator)
+        u = torch.rand(batch_size_of(condition), generator=generator, dtype=torch.float32)
         return drop_condition(condition, u < self.dropout)
 
     def encode(self, condition: Condition | None) -> ConditionEmbedding:

@@ -39,8 +39,8 @@ class PretrainedText(Conditioner):
         self.max_length = max_length
         # No buffers and no submodule: optimizers, EMA, checkpoints and pickles must not contain the encoder.
         self._encoder = _Encoder(name, max_length)
-        self._device_tracker: Tensor
-        self.register_buffer("_device_tracker", torch.empty(0), persistent=False)  # follows the module to its device
+        self._device_tracker: Tensor  # follows the module to its device
+        self.register_buffer("_device_tracker", torch.empty(0, dtype=torch.float32), persistent=False)
 
     def fit(self, condition: Condition) -> None:
         """Load the encoder, so that a missing one raises an error before training.

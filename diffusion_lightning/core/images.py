@@ -10,13 +10,22 @@ import textwrap
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from diffusion_lightning.core.colour import ColourProfileError, from_srgb, png_profile, to_srgb
+from diffusion_lightning.core.files import is_special, marks, warn_once
+from diffusion_lightning.core.finite import check_finite
+
 _READABLE_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+FILE_CHANNELS = (1, 2, 3, 4)
+"""The numbers of channels that an image file can have."""
+
+_UNKNOWN_TIFF = "a kind of TIFF that Pillow does not read, such as colours of 32 bits: save it with 8 or 16 bits"
 
 
 class ImageReadError(ValueError):
@@ -27,19 +36,31 @@ def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to 0..255, clamped and rounded to the nearest level.
 
     Args:
-        images: Floating point, any shape. Values outside [-1, 1] are clamped, NaN becomes mid-grey.
+        images: Floating point, any shape. Values outside [-1, 1] are clamped.
 
     Returns:
         uint8, same shape and device.
 
     Raises:
         TypeError: The images are integers, so they may be uint8 images already.
+        NonFiniteError: A value is NaN or infinite: it has no grey level.
     """
     if not images.is_floating_point():
         raise TypeError(f"to_uint8 takes floating point images in [-1, 1], got {images.dtype}")
+    check_finite(images, "an image to convert to 8 bits")
+    return _round_levels(images).to(torch.uint8)
+
+
+def quantize(images: Tensor) -> Tensor:
+    """Images in [-1, 1] rounded to the 256 grey levels of a file, in their own dtype; NaN stays NaN."""
+    return ((2 * _round_levels(images) - 255) / 255).to(images.dtype)
+
+
+def _round_levels(images: Tensor) -> Tensor:
+    """The grey levels 0 … 255 of images in [-1, 1] as floating point numbers."""
     # Half precision has too few bits to round 127.5 x + 127.5 correctly.
     wide = images if images.dtype == torch.float64 else images.float()
-    return (wide * 127.5 + 127.5).nan_to_num(127.5).round().clamp(0, 255).to(torch.uint8)
+    return (wide * 127.5 + 127.5).round().clamp(0, 255)
 
 
 def to_uint8_cpu(images: Tensor) -> Tensor:
@@ -87,10 +108,12 @@ def parse_size(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | None = None) -> Tensor:
-    """Read an image file of any Pillow mode, upright (EXIF rotation applied).
+    """Read an image file of any Pillow mode, upright (EXIF rotation applied) and in the colours of sRGB.
 
-    16-bit grey values (0..65535) are scaled to 8 bits. Floating point values are taken as 0..1, or as 0..255 if the
-    largest is above 1. The first frame of an animation is read.
+    16-bit grey values (0..65535) are scaled to 8 bits. Those of a 32-bit TIFF are taken as 0..255, or as 0..65535 if
+    the largest is above 255; floating point values as 0..1, or as 0..255 if the largest is above 1. The first frame of
+    an animation is read. Colours are converted by the embedded ICC profile, or by a PNG's gamma and primaries; a
+    profile that cannot be used is left out with a warning.
 
     Args:
         path: The file.
@@ -102,44 +125,72 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
         uint8 (channels, H, W).
 
     Raises:
-        ImageReadError: The file is missing, damaged, or not an image.
+        ImageReadError: The file is missing, damaged, or not an image, or a pipe or device.
         ValueError: The number of channels is not 1, 3 or 4, or the size is not positive.
     """
     if channels not in _READABLE_CHANNELS:
         raise ValueError(f"an image file cannot be read as {channels} channels: use 1 (grey), 3 (RGB) or 4 (RGBA)")
     height_width = None if size is None else parse_size(size)
+
+    def fit(image: Image.Image) -> Image.Image:
+        return image if height_width is None else ImageOps.fit(image, height_width[::-1], Image.Resampling.BICUBIC)
+
     try:
+        if is_special(path):  # opening a pipe would wait for a writer
+            raise ValueError("it is a pipe, a socket or a device")
         with Image.open(path) as file:
-            image = _convert_mode(ImageOps.exif_transpose(file), channels)
-        if height_width is not None:
-            image = ImageOps.fit(image, height_width[::-1], Image.Resampling.BICUBIC)
+            image = _to_eight_bits(ImageOps.exif_transpose(file), file.format)
+            if image.mode == _READABLE_CHANNELS[channels] and not image.has_transparency_data:
+                image = fit(image)  # first, as converting the colours of all pixels takes longest
+            image = fit(_convert_mode(_convert_colours(image, file.info, path), channels))
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data, SyntaxError included
-        raise ImageReadError(f"{path} cannot be read as an image: {_one_line(error)}") from error
+        reason = _UNKNOWN_TIFF if isinstance(error, UnidentifiedImageError) and _is_tiff(path) else _one_line(error)
+        raise ImageReadError(f"{path} cannot be read as an image: {reason}") from error
     array = np.array(image)
     return torch.from_numpy(array).reshape(*array.shape[:2], channels).permute(2, 0, 1).contiguous()
 
 
-def save_image(image: Tensor, path: str | Path) -> None:
-    """Save an image with ``atomic_write``.
+def embedded_profile(path: str | Path) -> bytes | None:
+    """The ICC profile of an image file, if it has one; only the beginning of the file is read.
+
+    Raises:
+        ImageReadError: The file cannot be opened as an image.
+    """
+    try:
+        with Image.open(path) as file:
+            return file.info.get("icc_profile")
+    except Exception as error:
+        raise ImageReadError(f"{path} cannot be read as an image: {_one_line(error)}") from error
+
+
+def save_image(image: Tensor, path: str | Path, profile: bytes | None = None, sheet: bool = False) -> None:
+    """Save an image with ``atomic_write``, marked as written by this program where the format has text.
 
     Args:
         image: (C, H, W), uint8 or floating point in [-1, 1]; 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGBA.
         path: The suffix decides the format, PNG without one. Missing folders are made.
+        profile: An ICC profile to convert the colours to, from sRGB, and to embed; one that is not for as many channels
+            is left out.
+        sheet: Whether the image shows several side by side; a folder of images is then read without it.
 
     Raises:
         ValueError: The image has another shape or number of channels, or the format of the suffix cannot hold it.
     """
     path = Path(path)
-    if image.ndim != 3 or image.shape[0] not in (1, 2, 3, 4):
+    if image.ndim != 3 or image.shape[0] not in FILE_CHANNELS:
         raise ValueError(f"{path}: an image file takes a (C, H, W) image of 1 to 4 channels, got {tuple(image.shape)}")
     kind = Image.registered_extensions().get(path.suffix.lower()) if path.suffix else "PNG"
     if kind not in Image.SAVE:
         raise ValueError(f"{path}: images cannot be saved as {path.suffix}: use .png")
     array = to_uint8_cpu(image).permute(1, 2, 0).numpy()
     pillow_image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    options = {"quality": 95, **marks(kind, sheet)}
+    if profile is not None and (converted := from_srgb(pillow_image, profile)) is not None:
+        pillow_image = converted
+        options["icc_profile"] = profile
     encoded = io.BytesIO()
     try:
-        pillow_image.save(encoded, format=kind, quality=95)
+        pillow_image.save(encoded, format=kind, **options)
     except OSError as error:
         raise ValueError(f"{path}: {_one_line(error)}: use .png") from error
     atomic_write(path, lambda partial: partial.write_bytes(encoded.getbuffer()))
@@ -149,12 +200,12 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name, then rename it: a reader sees the old file or the new one, never a part.
 
     Args:
-        path: The file. Missing folders are made.
+        path: The file. Missing folders are made. A link is replaced; the file that it points to stays as it is.
         write: Writes the whole content to the path that it is given.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    partial = path.with_name(f".{uuid.uuid4().hex[:16]}.part")  # not longer than the longest allowed name
     try:
         write(partial)
         os.replace(partial, path)
@@ -162,13 +213,30 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _convert_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Any Pillow mode to L, RGB or RGBA."""
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_grey_to_uint8(np.asarray(image)))
-    elif image.mode == "LAB":
+def _to_eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Modes of more bits to L; others stay."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    # Only in a TIFF is "I" not known to hold 16 bits, unsigned.
+    return Image.fromarray(_grey_to_uint8(np.asarray(image), any_range=(file_format, image.mode) == ("TIFF", "I")))
+
+
+def _convert_colours(image: Image.Image, info: dict[Any, Any], path: str | Path) -> Image.Image:
+    """The image in sRGB, by what its file says of its colours; with a warning, unchanged, if that makes no sense."""
+    if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+    try:
+        # Pillow sets None if the profile cannot be unpacked.
+        profile = info["icc_profile"] or b"" if "icc_profile" in info else png_profile(info)
+        return image if profile is None else to_srgb(image, profile)
+    except ColourProfileError as error:
+        warn_once(f"{path}: its colour profile is left out, its colours are taken as sRGB: {error}")
+        return image
+
+
+def _convert_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Any Pillow mode of 8 bits to L, RGB or RGBA."""
     if channels != 4 and image.has_transparency_data:
         straight = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", straight.size, "white"), straight)
@@ -177,13 +245,19 @@ def _convert_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(_READABLE_CHANNELS[channels])
 
 
-def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
+def _grey_to_uint8(values: np.ndarray, any_range: bool = False) -> np.ndarray:
     """Grey values of 16 bits, or floats, to uint8; values of an unknown range raise an error and are not clipped."""
     floating = np.issubdtype(values.dtype, np.floating)
-    top = 65535 if not floating else 1 if values.max() <= 1 else 255
+    small = values.max() <= (1 if floating else 255)
+    top = (1 if small else 255) if floating else 255 if small and any_range else 65535
     if not (values.min() >= 0 and values.max() <= top):  # written so that NaN raises
         raise ValueError(f"grey values from {values.min()} to {values.max()} are not in 0..{top}: save them as 8 bits")
     return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+
+def _is_tiff(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _one_line(error: Exception) -> str:

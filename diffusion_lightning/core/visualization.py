@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 from diffusion_lightning.core.images import to_uint8_cpu
 
 _WHITE = 255
+_MAGENTA = (255, 0, 255)
 
 
 def image_grid(
@@ -103,9 +104,11 @@ def labelled_grid(
 
 
 def _rgb(images: Tensor) -> Tensor:
-    """Any (N, C, H, W) as uint8 (N, 3, H, W)."""
-    levels = to_uint8_cpu(images)
-    return levels[:, :3] if levels.shape[1] >= 3 else levels[:, :1].expand(-1, 3, -1, -1)
+    """Any (N, C, H, W) as uint8 (N, 3, H, W); pixels that are not finite are magenta, which is not taken for a grey."""
+    finite = images.detach().isfinite().all(1, keepdim=True)
+    levels = to_uint8_cpu(torch.where(finite, images, 0))
+    rgb = levels[:, :3] if levels.shape[1] >= 3 else levels[:, :1].expand(-1, 3, -1, -1)
+    return torch.where(finite.cpu(), rgb, torch.tensor(_MAGENTA, dtype=torch.uint8)[:, None, None])
 
 
 def _scale(images: Tensor) -> int:

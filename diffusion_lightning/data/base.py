@@ -14,6 +14,7 @@ from torchvision.transforms.functional import center_crop
 from diffusion_lightning.core.conditions import Condition
 from diffusion_lightning.core.datasets import ImageDataset
 from diffusion_lightning.core.images import from_uint8, from_unit, parse_size, to_unit
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.data.degrade import degrade
@@ -153,7 +154,7 @@ class DegradationDataModule(LightningDataModule, ABC):
         clean = self._center_crop(clean)
         generators = per_image_generators(self.seed, index)
         if self.trainer.predicting:
-            t = torch.ones(len(clean), device=clean.device)
+            t = times_like(clean, 1.0)
         else:
             t = module.time_sampler.sample(len(clean), module.degradation, generators, clean.device)
         return degrade(module.degradation, clean, t, generators, index, condition or None)

@@ -10,7 +10,8 @@ from diffusion_lightning.core.conditions import NULL_CAPTION
 TABLE = "captions.csv"
 """The table's name, at the folder's root."""
 
-_COLUMNS = ("file", "caption")
+COLUMNS = ("file", "caption")
+"""The columns that it must have."""
 
 
 def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
@@ -47,11 +48,11 @@ def _read_table(table: Path, names: Sequence[str]) -> dict[str, str]:
     known, captions = set(names), dict[str, str]()
     try:
         header = [name.strip() for name in next(rows, [])]
-        if missing := [name for name in _COLUMNS if name not in header]:
+        if missing := [name for name in COLUMNS if name not in header]:
             raise ValueError(
                 f"{table}, line 1: there is no column {' and no '.join(missing)}: begin the file with file,caption"
             )
-        file, caption = map(header.index, _COLUMNS)
+        file, caption = map(header.index, COLUMNS)
         for row in rows:
             where = f"{table}, line {rows.line_num}"
             if not any(row):

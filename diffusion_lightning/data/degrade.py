@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.core.conditions import Condition
-from diffusion_lightning.core.images import from_uint8, to_uint8
+from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.types import Generators, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 
@@ -31,5 +31,5 @@ def degrade(
     params = degradation.sample_params(clean, generator)
     degraded = degradation(clean, t, params)
     if degradation.quantize:
-        degraded = from_uint8(to_uint8(degraded), dtype=degraded.dtype)
+        degraded = quantize(degraded)
     return RestorationBatch(clean, degraded, t, condition, params, index)

@@ -4,49 +4,87 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from PIL import Image
 
 from diffusion_lightning.core.datasets import ImageDataset, ImageSample
+from diffusion_lightning.core.files import is_own_sheet, is_special, warn_once
 from diffusion_lightning.core.images import ImageReadError, parse_size, read_image
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.captions import read_captions
 from diffusion_lightning.data.patches import PatchDataset
 from diffusion_lightning.data.splits import Split, validation_mask
 
-# Not all suffixes of Pillow, which has those of PDF and MPEG too.
-_RASTER = ("bmp", "gif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-IMAGE_SUFFIXES = tuple(f".{name}" for name in _RASTER)
+_NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that Pillow knows by their suffix, but which hold no pixels, or need another program to draw them."""
+
+
+_USUAL = ".png, .jpg, .webp, .tif or another that Pillow reads"
+_SIDE_FILES = (".txt", ".csv", "thumbs.db", "desktop.ini")
+"""How files end, in small letters, that lie beside images and are passed over without a word."""
+
+_SHEET = "grid.png"
 
 Unreadable = Literal["raise", "skip"]
 
 
 def find_images(root: str | Path) -> list[Path]:
-    """The image files in a folder and its subfolders, by suffix, sorted by relative path; hidden ones are ignored.
+    """The image files in a folder and its subfolders, by suffix, sorted by relative path.
 
-    Links are followed; a folder reached twice is read once.
+    Links are followed; a folder reached twice is read once. Hidden files, captions and the ``grid.png`` of `generate`
+    are passed over; one warning counts all other files that are left out, and names the first.
 
     Raises:
         FileNotFoundError: The folder is missing or has no images.
+        OSError: A subfolder cannot be read.
     """
     root = Path(root).expanduser()
-    suffixes = ", ".join(IMAGE_SUFFIXES)
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}: give a folder of images ({suffixes})")
+        raise FileNotFoundError(f"there is no folder {root}: give a folder of images ({_USUAL})")
+    suffixes = _raster_suffixes()
     found: list[Path] = []
+    left_out: list[Path] = []
     visited: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise_with_remedy):
         real = os.path.realpath(folder)
         # Sorted, so that of two ways into a linked folder the same one is taken on every machine.
         subfolders[:] = [] if real in visited else sorted(name for name in subfolders if not name.startswith("."))
         if real not in visited:
-            found += [Path(folder, name) for name in files if _is_image(name)]
+            for path in (Path(folder, name) for name in files if not name.startswith(".")):
+                if not path.name.lower().endswith(suffixes) or is_special(path):
+                    left_out.append(path)
+                elif path.name != _SHEET or not is_own_sheet(path):
+                    found.append(path)
         visited.add(real)
+    _warn_of(sorted(path for path in left_out if not path.name.lower().endswith(_SIDE_FILES)), root)
     if not found:
-        raise FileNotFoundError(f"the folder {root} has no images: put some in it ({suffixes})")
+        raise FileNotFoundError(f"the folder {root} has no images: put some in it ({_USUAL})")
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _raster_suffixes() -> tuple[str, ...]:
+    """The suffixes of the raster images that the installed Pillow reads, with its plugins."""
+    suffixes = Image.registered_extensions()  # loads all formats, so it comes first
+    readable = (Image.OPEN.keys() | {"MPO"}) - set(_NO_IMAGES)  # an MPO is read as a JPEG
+    return tuple(suffix for suffix, name in suffixes.items() if name in readable)
+
+
+def _raise_with_remedy(error: OSError) -> NoReturn:
+    raise OSError(
+        f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions, or move it away"
+    ) from error
+
+
+@rank_zero_only
+def _warn_of(left_out: Sequence[Path], root: Path) -> None:
+    """One warning for all files that are not read."""
+    if left_out:
+        names = ", ".join(path.relative_to(root).as_posix() for path in left_out[:3])
+        more = ", …" if len(left_out) > 3 else ""
+        warn_once(f"{len(left_out)} file(s) in {root} are left out, because they are not images: {names}{more}")
 
 
 class FolderDataset(ImageDataset):
@@ -146,11 +184,12 @@ class FolderDataset(ImageDataset):
 
 
 class ImageFolder(DegradationDataModule):
-    """The images of a folder and its subfolders: PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or PNM, in any mode.
+    """The images of a folder and its subfolders: PNG, JPEG, TIFF, WebP, AVIF and what else Pillow reads, in any mode.
 
-    Each is rotated upright by its EXIF tag, resized so that it covers ``size``, and cropped at the centre; or patches
-    are cropped from it at full resolution (``patches_per_image``). Which images are held out depends only on a hash of
-    each path within the folder, so it does not change when images are added.
+    Each is rotated upright by its EXIF tag, converted to sRGB by its colour profile, resized so that it covers
+    ``size``, and cropped at the centre; or patches are cropped from it at full resolution (``patches_per_image``).
+    Which images are held out depends only on a hash of each path within the folder, so it does not change when images
+    are added.
 
     Labels: if all images lie in subfolders, two or more, the names of these are the classes, in alphabetical order.
     Captions: from ``captions.csv`` in the folder, a table with the columns ``file`` (the path of an image from the
@@ -208,7 +247,3 @@ class ImageFolder(DegradationDataModule):
                 f"an epoch is one step: {self.root} has {number} training images, fewer than batch_size="
                 f"{self.batch_size}; crop many patches of each by --data.patches_per_image 64"
             )
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)

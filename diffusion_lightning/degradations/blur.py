@@ -80,7 +80,8 @@ class GaussianBlur(Separable):
         if not self.final_mean:
             return blur
         last = (to_grid(t.to(like.device), self.steps) - (self.steps - 1)).clamp(min=0)
-        mean = torch.full((size, size), 1 / size, dtype=torch.float64).to(like) - torch.eye(size).to(like)
+        mean = torch.full((size, size), 1 / size, dtype=like.dtype, device=like.device)
+        mean = mean - torch.eye(size, dtype=like.dtype, device=like.device)
         return torch.lerp(blur, mean.expand_as(blur), last.to(like.dtype)[:, None, None])
 
 

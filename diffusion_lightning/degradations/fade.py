@@ -95,7 +95,9 @@ class Fade(Degradation):
         """M_t (B, 1, H, W) for the images x."""
         height, width = x.shape[-2:]
         if self.centre == "image":
-            axes = [torch.arange(size, device=x.device) - (size - 1) / 2 for size in (height, width)]
+            axes = [
+                torch.arange(size, dtype=torch.float64, device=x.device) - (size - 1) / 2 for size in (height, width)
+            ]
             offsets = [axis.expand(len(x), -1) for axis in axes]
         else:
             axes = [torch.arange(size, device=x.device) for size in (height, width)]

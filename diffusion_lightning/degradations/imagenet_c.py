@@ -17,7 +17,7 @@ SNOW = Snow(severity=MAX_SEVERITY, steps=MAX_SEVERITY)
 
 
 def _snow(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> Tensor:
-    return to_unit(SNOW.operator(from_unit(x), level / MAX_SEVERITY, params))
+    return to_unit(SNOW.operator(from_unit(x), level.double() / MAX_SEVERITY, params))
 
 
 BATCHED = {**CORRUPTIONS, "snow": BatchedCorruption(_snow, SNOW.sample_operator_params, ("flakes", "direction"))}

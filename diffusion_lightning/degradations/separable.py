@@ -40,7 +40,8 @@ class Separable(Degradation):
         like = torch.empty(0, dtype=torch.float64, device=t.device)
 
         def values(size: int) -> Tensor:
-            return torch.linalg.svdvals(self.matrix_minus_identity(size, t, like) + torch.eye(size).to(like))
+            identity = torch.eye(size, dtype=torch.float64, device=t.device)
+            return torch.linalg.svdvals(self.matrix_minus_identity(size, t, like) + identity)
 
         products = values(height)[:, :, None] * values(width)[:, None, :]
         return products.flatten(1).repeat(1, channels)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.images import from_unit, to_unit
+from diffusion_lightning.core.precision import float32_default
 from diffusion_lightning.core.tables import append_dims, to_grid
 from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.base import Degradation
@@ -182,7 +183,8 @@ class Transform(Degradation):
 
     def _call(self, images: Tensor, arguments: dict[str, Any]) -> Tensor:
         try:
-            result = self.function(images, **{**self.constants, **arguments})
+            with float32_default():
+                result = self.function(images, **{**self.constants, **arguments})
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the function may raise anything

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from diffusion_lightning.core.images import atomic_write, from_uint8
 from diffusion_lightning.core.rng import keyed_generator
-from diffusion_lightning.data.digits import DigitsDataset
+from diffusion_lightning.data.digits import Digits, DigitsDataset
+from diffusion_lightning.data.torchvision_datasets import MNIST
 
 SIZE = 16
 """The side in pixels to which the classifier resizes images."""
@@ -18,7 +19,7 @@ class DigitsClassifier(nn.Module):
     """A convolutional classifier of the embedded digits; its last hidden layer gives the features.
 
     Its score is called ``fid_digits``: it is not the FID of Inception-v3, and its values can be compared only with each
-    other.
+    other. On data that are not handwritten digits, evaluation callbacks leave it out.
 
     Args:
         epochs: Passes over the 1,438 training digits.
@@ -54,6 +55,10 @@ class DigitsClassifier(nn.Module):
     def classify(self, images: Tensor) -> Tensor:
         """Logits (B, 10) of uint8 images."""
         return self.head(self(images))
+
+    def suits(self, data: object) -> bool:
+        """Whether the images of a data module are handwritten digits: on others its features mean nothing."""
+        return isinstance(data, Digits | MNIST)
 
     def prepare(self, cache_dir: str) -> None:
         """Load the weights from the cache, or train them and write them there."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffusion_lightning.core.images import to_uint8
+from diffusion_lightning.metrics.base import nan_where_not_finite
 
 
 class InceptionV3(nn.Module):
@@ -73,7 +74,8 @@ class FrechetDistances:
                 f"the features {type(features).__name__} need an attribute num_features, the length of their output"
             )
         self.features = features.eval().requires_grad_(False)
-        self.distances = {name: FrechetInceptionDistance(Precomputed(number)) for name in names}
+        self.names = names
+        self.distances = {name: _FrechetDistance(Precomputed(number)) for name in names}
 
     def to(self, device: torch.device) -> Self:
         """Move the features and the statistics."""
@@ -97,8 +99,8 @@ class FrechetDistances:
             self.distances[name].update(self._features_of(images), real=False)
 
     def compute(self) -> dict[str, Tensor]:
-        """The distance of each set, over all ranks; NaN for fewer than two images."""
-        return {name: _compute(distance) for name, distance in self.distances.items()}
+        """The distance of each set, over all ranks; NaN for fewer than two images, or images that are not finite."""
+        return {name: distance.compute() for name, distance in self.distances.items()}
 
     def reset(self) -> None:
         """Remove all images."""
@@ -106,17 +108,21 @@ class FrechetDistances:
             distance.reset()
 
     def _features_of(self, images: Tensor) -> Tensor:
-        return self.features(to_uint8(images)).float().flatten(1)
+        return nan_where_not_finite(lambda finite: self.features(to_uint8(finite)).float().flatten(1), images)
 
 
-def _compute(distance: FrechetInceptionDistance) -> Tensor:
-    try:
-        return distance.compute()
-    except RuntimeError as error:
-        if "More than one sample" not in str(error):
-            raise
-        warnings.warn("a Fréchet distance needs at least 2 real images and 2 others: it is NaN", stacklevel=2)
-        return torch.tensor(torch.nan, device=distance.device)
+class _FrechetDistance(FrechetInceptionDistance):
+    """Torchmetrics' distance, NaN where it is not defined."""
+
+    def compute(self) -> Tensor:
+        """The distance, from the statistics of all ranks."""
+        few = self.real_features_num_samples < 2 or self.fake_features_num_samples < 2
+        if few:
+            warnings.warn("a Fréchet distance needs at least 2 real images and 2 others: it is NaN", stacklevel=2)
+        # The eigenvalues of NaN are an error message of the linear algebra library, or an exception.
+        if few or not (self.real_features_sum.isfinite().all() and self.fake_features_sum.isfinite().all()):
+            return torch.tensor(torch.nan, dtype=torch.float32, device=self.device)
+        return super().compute()
 
 
 class Precomputed(nn.Module):

@@ -9,6 +9,7 @@ from torchmetrics.image.kid import poly_mmd
 from torchmetrics.utilities import dim_zero_cat
 
 from diffusion_lightning.core.images import from_unit, to_uint8
+from diffusion_lightning.metrics.base import nan_where_not_finite
 
 
 class KID(Metric):
@@ -48,13 +49,14 @@ class KID(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add images (B, C, H, W) in [0, 1]."""
         for images, state in ((prediction, self.predicted), (target, self.real)):
-            state.append(self.features(to_uint8(from_unit(images))).float().flatten(1))
+            state.append(nan_where_not_finite(self._features_of, images))
 
     def compute(self) -> Tensor:
-        """The distance; NaN for fewer images than ``subset_size``."""
+        """The distance; NaN for fewer images than ``subset_size``, and if an image is not finite."""
         predicted, real = dim_zero_cat(self.predicted), dim_zero_cat(self.real)
-        if min(len(predicted), len(real)) < self.subset_size:
-            return torch.tensor(torch.nan, device=self.device)
+        few = min(len(predicted), len(real)) < self.subset_size
+        if few or not (predicted.isfinite().all() and real.isfinite().all()):
+            return torch.tensor(torch.nan, dtype=torch.float32, device=self.device)
         generator = torch.Generator().manual_seed(0)
 
         def subset(features: Tensor) -> Tensor:
@@ -62,9 +64,12 @@ class KID(Metric):
 
         return torch.stack([poly_mmd(subset(real), subset(predicted)) for _ in range(self.subsets)]).mean()
 
+    def _features_of(self, images: Tensor) -> Tensor:
+        return self.features(to_uint8(from_unit(images))).float().flatten(1)
+
     def reset(self) -> None:
         """Remove all images."""
         super().reset()
         # No state is an empty list: ranks without images must take part when the features are gathered.
-        empty = torch.zeros(0, self.num_features, device=self.device)
+        empty = torch.zeros(0, self.num_features, dtype=torch.float32, device=self.device)
         self.predicted, self.real = [empty], [empty]

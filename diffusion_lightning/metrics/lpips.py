@@ -5,8 +5,9 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from diffusion_lightning.metrics.base import ImageMean
 
 WEIGHTS = {
     "alex": "alexnet-owt-7be5be79.pth",
@@ -65,7 +66,7 @@ class LPIPSNetwork(nn.Module):
         return self.network.to(target.device)(*pair, normalize=True).flatten()
 
 
-class LPIPS(MeanMetric):
+class LPIPS(ImageMean):
     """The mean LPIPS of the images, by torchmetrics; lower is better. Grey images are repeated to RGB.
 
     The network's ImageNet weights are loaded from torch hub's cache or downloaded at the first use.
@@ -80,6 +81,6 @@ class LPIPS(MeanMetric):
             raise ValueError(f"net={net!r}: choose {', '.join(WEIGHTS)}")
         self.features = LPIPSNetwork(net)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add images (B, C, H, W) in [0, 1]."""
-        super().update(self.features(prediction, target))
+    def score(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The LPIPS of each image (B,)."""
+        return self.features(prediction, target)

@@ -4,40 +4,44 @@ import math
 from collections.abc import Mapping
 
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from diffusion_lightning.core.precision import float32_default
+from diffusion_lightning.metrics.base import ImageMean
 
 MAX_PSNR = 20 * math.log10(510)
 """54.2 dB, an error of half a grey level, which a file does not show: one exact image must not make the mean inf."""
 
 
-class RMSE(MeanMetric):
+class RMSE(ImageMean):
     """The root of the mean squared error over all values of all images."""
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add images (B, C, H, W) in [0, 1]."""
-        super().update((prediction - target).square().flatten(1).mean(1))
+    def score(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The mean squared error of each image (B,)."""
+        return (prediction - target).square().flatten(1).mean(1)
 
     def compute(self) -> Tensor:
         """√ of the mean."""
         return super().compute().sqrt()
 
 
-class SSIM(MeanMetric):
+class SSIM(ImageMean):
     """The mean structural similarity (Wang et al. 2004) of the images; see ``ssim``."""
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add images (B, C, H, W) in [0, 1]."""
-        super().update(ssim(prediction, target))
+    def score(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The similarity of each image (B,)."""
+        return ssim(prediction, target)
 
 
-class PSNR(MeanMetric):
+class PSNR(ImageMean):
     """The mean peak signal-to-noise ratio of the images in dB, each at most 54.2."""
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add images (B, C, H, W) in [0, 1]."""
-        psnr = peak_signal_noise_ratio(prediction, target, data_range=1.0, dim=(1, 2, 3), reduction="none")
-        super().update(psnr.clamp(max=MAX_PSNR))
+    def score(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The ratio of each image (B,)."""
+        with float32_default():
+            psnr = peak_signal_noise_ratio(prediction, target, data_range=1.0, dim=(1, 2, 3), reduction="none")
+        return psnr.clamp(max=MAX_PSNR)
 
 
 def restoration_metrics(extra: Mapping[str, Metric] | None = None) -> MetricCollection:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.core import rng
-from diffusion_lightning.core.images import from_uint8, to_uint8
+from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import DenoiseFn, Generators, as_prediction
 from diffusion_lightning.degradations.base import Degradation
@@ -64,7 +64,7 @@ def variational_bound(
     """
     times = chain_times(degradation, steps)
     predict = as_prediction(denoise_fn)
-    clean = from_uint8(to_uint8(x), x.dtype).double()
+    clean = quantize(x).double()
     divergences, decoder = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
     bits = 1 / math.log(2)
     for i in range(len(times) - 1, 0, -1):

@@ -4,5 +4,13 @@ from diffusion_lightning.modules.adversarial import AdversarialModule
 from diffusion_lightning.modules.classifier import DegradedClassifier
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import SamplingConfig, choose_tiling
+from diffusion_lightning.modules.schedules import CosineDecay
 
-__all__ = ["AdversarialModule", "DegradedClassifier", "RestorationModule", "SamplingConfig", "choose_tiling"]
+__all__ = [
+    "AdversarialModule",
+    "CosineDecay",
+    "DegradedClassifier",
+    "RestorationModule",
+    "SamplingConfig",
+    "choose_tiling",
+]

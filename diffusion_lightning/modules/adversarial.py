@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.degradations.base import Degradation

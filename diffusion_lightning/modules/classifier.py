@@ -20,7 +20,8 @@ class DegradedClassifier(TrainableModule):
         network: From the images (B, C, H, W), scaled to about unit variance, and t (B,) to logits (B, classes).
         time_sampler: Distribution of the training times t; t = k/T with uniform k by default.
         optimizer: Built with the network's parameters; AdamW with learning rate 1e-3 by default.
-        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default.
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. ``CosineDecay``
+            is as long as the run.
     """
 
     def __init__(

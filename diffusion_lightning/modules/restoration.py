@@ -44,8 +44,8 @@ class RestorationModule(TrainableModule):
         clip_denoised: Whether sampling clamps every x̂_0 to [-1, 1], as DDPM's code does: where α_t is small, small
             errors of ε are large errors of x̂_0.
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
-        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. Lightning's
-            ReduceLROnPlateau is stepped after each validation instead.
+        lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. ``CosineDecay``
+            is as long as the run. ReduceLROnPlateau is stepped after each validation instead.
 
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.

@@ -28,8 +28,8 @@ def zero_module(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
 
 def timestep_embedding(t: Tensor, count: int) -> Tensor:
     """Sines and cosines of t (B,) in [0, 1] at geometric frequencies from 1 to 1000 radians; (B, count), count even."""
-    frequencies = torch.linspace(0.0, math.log(HIGHEST_FREQUENCY), count // 2, device=t.device).exp()
-    angles = t.float()[:, None] * frequencies
+    exponents = torch.linspace(0.0, math.log(HIGHEST_FREQUENCY), count // 2, dtype=torch.float32, device=t.device)
+    angles = t.float()[:, None] * exponents.exp()
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

@@ -34,7 +34,7 @@ class UniformSteps(TimeSampler):
         self, batch_size: int, degradation: Degradation, generator: Generators, device: torch.device | str = "cpu"
     ) -> Tensor:
         """k/T."""
-        u = rng.uniform((batch_size, 1), generator, like=torch.empty(0, device=device))[:, 0]
+        u = rng.uniform((batch_size, 1), generator, like=_float32_on(device))[:, 0]
         steps = degradation.steps
         return ((u * steps).floor() + 1).clamp(max=steps) / steps
 
@@ -46,7 +46,7 @@ class UniformTime(TimeSampler):
         self, batch_size: int, degradation: Degradation, generator: Generators, device: torch.device | str = "cpu"
     ) -> Tensor:
         """1 − u with u in [0, 1)."""
-        return 1 - rng.uniform((batch_size, 1), generator, like=torch.empty(0, device=device))[:, 0]
+        return 1 - rng.uniform((batch_size, 1), generator, like=_float32_on(device))[:, 0]
 
 
 class LogNormalNoiseLevel(TimeSampler):
@@ -80,6 +80,11 @@ class LogNormalNoiseLevel(TimeSampler):
         self, batch_size: int, degradation: Degradation, generator: Generators, device: torch.device | str = "cpu"
     ) -> Tensor:
         """The times at which the noise has the sampled levels."""
-        z = rng.normal((batch_size, 1), generator, like=torch.empty(0, device=device))[:, 0]
+        z = rng.normal((batch_size, 1), generator, like=_float32_on(device))[:, 0]
         time = degradation.time_at_noise_level((self.mean + self.std * z.double()).exp())
         return time.clamp(min=1 / degradation.steps).float()
+
+
+def _float32_on(device: torch.device | str) -> Tensor:
+    """An empty tensor with the dtype of times, which ``rng`` takes as a model."""
+    return torch.empty(0, dtype=torch.float32, device=device)

@@ -56,8 +56,3 @@ class Prior(ABC):
                 "or call prior.fit(images, degradation)"
             )
         return self.draw(degradation, generators, device)
-
-
-def ones_like_batch(x: Tensor) -> Tensor:
-    """t = 1 for each image of x: (B,)."""
-    return torch.ones(len(x), device=x.device)

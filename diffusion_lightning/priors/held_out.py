@@ -7,9 +7,10 @@ from torch import Tensor
 
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.images import from_uint8, to_uint8
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.priors.base import Prior, ones_like_batch
+from diffusion_lightning.priors.base import Prior
 
 
 class HeldOutImages(Prior):
@@ -48,4 +49,4 @@ class HeldOutImages(Prior):
         choice = (rng.uniform((len(generators), 1), generators)[:, 0] * len(images)).long()
         clean = from_uint8(images[choice]).to(device)
         params = degradation.sample_params(clean, generators)
-        return degradation(clean, ones_like_batch(clean), params), params
+        return degradation(clean, times_like(clean, 1.0), params), params

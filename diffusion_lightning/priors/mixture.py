@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_lightning.core import rng
+from diffusion_lightning.core.finite import NonFiniteError
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.priors.base import Prior, ones_like_batch
+from diffusion_lightning.priors.base import Prior
 
 
 class MixturePrior(Prior):
@@ -38,19 +40,28 @@ class MixturePrior(Prior):
         """The image that they represent: (B, C, h, w) → (B, C, H, W)."""
 
     def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:
-        """Fit the mixture by expectation maximization (scikit-learn)."""
+        """Fit the mixture by expectation maximization (scikit-learn).
+
+        Raises:
+            ValueError: There are no images, or D_1(x_0) is not finite.
+        """
         from sklearn.mixture import GaussianMixture  # importing it takes a second
 
         codes, shape = [], None
         generator = rng.keyed_generator(seed, "prior")
         for clean in batches:
             params = degradation.sample_params(clean, generator)
-            x1 = degradation.operator(clean, ones_like_batch(clean), params) - _offset(clean, degradation, params)
+            x1 = degradation.operator(clean, times_like(clean, 1.0), params) - _offset(clean, degradation, params)
             codes.append(self.encode(x1).cpu())
             shape = clean.shape[1:]
         if shape is None:
             raise ValueError("the prior got no images to fit: the data set is empty")
         points = torch.cat(codes).flatten(1).double()
+        if not points.isfinite().all():
+            raise NonFiniteError(
+                "the degradation makes images that are NaN or infinite, to which no prior can be fitted: look for "
+                "magenta in the degraded images of `preview`, which marks such pixels"
+            )
         components = min(self.components, len(points))
         if len(points) < 2:
             points = points.repeat(2, 1)  # scikit-learn needs two points; the covariance is then its regularization
@@ -73,10 +84,11 @@ class MixturePrior(Prior):
         component = (u > self.state["weights"].cumsum(0)).sum(1).clamp(max=len(self.state["weights"]) - 1)
         z = rng.normal((batch_size, self.state["means"].shape[1]), generators, like)
         points = self.state["means"][component] + torch.einsum("bij,bj->bi", self.state["factors"][component], z)
-        code = points.float().view(batch_size, *self.encode(torch.empty(1, channels, height, width)).shape[1:])
+        one = torch.empty(1, channels, height, width, dtype=torch.float32)
+        code = points.float().view(batch_size, *self.encode(one).shape[1:])
         x = self.decode(code, height, width).to(device)
         params = degradation.sample_params(x, generators)
-        return degradation.add_noise(x + _offset(x, degradation, params), ones_like_batch(x), params), params
+        return degradation.add_noise(x + _offset(x, degradation, params), times_like(x, 1.0), params), params
 
 
 class ChannelMeans(MixturePrior):
@@ -125,4 +137,4 @@ class BlockMeans(MixturePrior):
 def _offset(x: Tensor, degradation: Degradation, params: Params) -> Tensor:
     """D_1(0), the offset of an affine degradation; 0 for a nonlinear one."""
     zero = torch.zeros_like(x)
-    return degradation.operator(zero, ones_like_batch(x), params) if degradation.linear else zero
+    return degradation.operator(zero, times_like(x, 1.0), params) if degradation.linear else zero

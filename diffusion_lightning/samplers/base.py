@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.arguments import KeepsArguments
+from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.types import DenoiseFn, Generators, Params, Prediction, as_prediction
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.samplers.spacing import StepSpacing, UniformSpacing
@@ -58,12 +59,12 @@ class SamplerState:
 
     def predict_x0(self, x: Tensor, t: float) -> Prediction:
         """The prediction of x_0 from the images x at the time t: one network function evaluation."""
-        prediction = self.predict(x, _expand_time(x, t))
+        prediction = self.predict(x, times_like(x, t))
         return prediction._replace(x0=prediction.x0.to(x.dtype))
 
     def degrade(self, x0: Tensor, t: float) -> Tensor:
         """D_t(x_0), with σ_t z if the sampler uses fixed noise."""
-        return self.forward(x0, _expand_time(x0, t), self.params) if t > 0 else x0
+        return self.forward(x0, times_like(x0, t), self.params) if t > 0 else x0
 
     def transition(
         self, x: Tensor, x0: Tensor, t: float, s: float, kappa: float | Tensor, zeta: float | Tensor
@@ -207,7 +208,3 @@ def sigma_ratio(degradation: Degradation, t: float, s: float) -> float:
     """σ_s/σ_t with 0/0 := 1: the fraction of the residual that the probability flow keeps from t to s."""
     sigma_t = sigma_at(degradation, t)
     return sigma_at(degradation, s) / sigma_t if sigma_t > 0 else 1.0
-
-
-def _expand_time(x: Tensor, t: float) -> Tensor:
-    return torch.full((len(x),), t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)

@@ -74,9 +74,9 @@ def test_an_upsampler_restores_the_enlarged_images(trained: Path, tmp_path: Path
     argv = ["--number=3", "--batch_size=2", f"--upsampler={saved(trained, 'upsample')}"]
     made = generate(trained, "text_to_image", tmp_path / "out", "--prompt=cat face", *argv)
     assert {image.shape for image in made.values()} == {(32, 32, 3)}
-    first = {path.name: pixels_of(path) for path in (tmp_path / "out/stage1").glob("0*.png")}
+    first = {path.name: pixels_of(path) for path in (tmp_path / "out_stage1").glob("0*.png")}
     assert {image.shape for image in first.values()} == {(16, 16, 3)}
-    assert files(tmp_path / "out/stage1") == {"000000.png", "000001.png", "000002.png"}
+    assert files(tmp_path / "out_stage1") == {"000000.png", "000001.png", "000002.png"}
     again = generate(trained, "text_to_image", tmp_path / "again", "--prompt=cat face", *argv, "--batch_size=1")
     assert all(abs(made[name] - again[name]).max() <= 1 for name in made)
 
@@ -104,7 +104,7 @@ def test_an_upsampler_starts_from_the_enlarged_image_plus_noise(
         upsampler=[str(saved(trained, "upsample"))],
         output=str(tmp_path / "out"),
     )
-    images = torch.stack([torch.from_numpy(pixels_of(tmp_path / f"out/stage1/{i:06d}.png")) for i in range(40)])
+    images = torch.stack([torch.from_numpy(pixels_of(tmp_path / f"out_stage1/{i:06d}.png")) for i in range(40)])
     enlarged = (images / 127.5 - 1).movedim(3, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
     noise = starts[-1] - enlarged
     assert noise.mean().abs() < 0.01

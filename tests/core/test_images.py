@@ -8,12 +8,14 @@ import torch
 from PIL import Image, ImageCms
 
 from diffusion_lightning.core import images
+from diffusion_lightning.core.finite import NonFiniteError
 from diffusion_lightning.core.images import (
     ImageReadError,
     atomic_write,
     from_uint8,
     from_unit,
     parse_size,
+    quantize,
     read_image,
     save_image,
     to_uint8,
@@ -36,9 +38,22 @@ def test_all_256_levels_survive_the_round_trip(dtype):
     assert torch.equal(to_uint8(values), LEVELS)
 
 
-def test_values_outside_the_range_are_clamped_and_nan_is_grey():
-    values = torch.tensor([-torch.inf, -3, -1.001, 1.001, 7, torch.inf, torch.nan])
-    assert to_uint8(values).tolist() == [0, 0, 0, 255, 255, 255, 128]
+def test_values_outside_the_range_are_clamped():
+    values = torch.tensor([-3e38, -3, -1.001, 1.001, 7, 3e38])
+    assert to_uint8(values).tolist() == [0, 0, 0, 255, 255, 255]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_value_that_is_not_finite_has_no_grey_level(value):
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        to_uint8(torch.tensor([0.5, value]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_quantized_images_have_the_levels_of_a_file_and_nan_stays_nan(dtype):
+    values = (torch.linspace(-1.2, 1.2, 1001)).to(dtype)
+    assert torch.equal(quantize(values), from_uint8(to_uint8(values), dtype))
+    assert quantize(torch.tensor([torch.nan], dtype=dtype)).isnan()
 
 
 def test_values_go_to_the_nearest_level():

@@ -162,7 +162,8 @@ def glass_blur(x: Tensor, level: Tensor, params: Params, cache: TensorCache) -> 
 
     blurred = blur(x)
     blurred = blurred + ((255 * blurred + 1e-3).floor() / 255 - blurred).detach()
-    _, delta, passes = torch.tensor(GLASS_BLUR, device=x.device)[level - 1].long()[:, :, None, None].unbind(1)
+    table = torch.tensor(GLASS_BLUR, dtype=torch.float64, device=x.device).long()
+    _, delta, passes = table[level - 1, :, None, None].unbind(1)
     row, column = torch.arange(height, device=x.device)[:, None], torch.arange(width, device=x.device)
     moves = (row > delta) & (row <= height - delta) & (column > delta) & (column <= width - delta)
     own = (row * width + column).flatten()

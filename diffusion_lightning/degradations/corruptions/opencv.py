@@ -80,7 +80,7 @@ def distances(edges: Tensor, max_distance: int) -> Tensor:
     column = F.pad(
         torch.minimum(above, below).clamp(max=max_distance).float(), (max_distance, max_distance), value=max_distance
     )
-    result = torch.full(edges.shape, float(max_distance * UNIT), device=edges.device)
+    result = torch.full(edges.shape, max_distance * UNIT, dtype=torch.float32, device=edges.device)
     for across in range(max_distance):
         left, right = (column[..., at : at + width] for at in (max_distance - across, max_distance + across))
         result = torch.minimum(result, _path(across, torch.minimum(left, right)))
