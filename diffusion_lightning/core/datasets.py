@@ -55,6 +55,10 @@ class ImageDataset(Dataset[ImageSample], ABC):
         """The images that the items are cropped from, or the data set itself."""
         return self
 
+    def arrange(self, indices: list[int]) -> list[int]:
+        """The shuffled items of an epoch, in an order in which they can be read fast; the same order by default."""
+        return indices
+
     def condition(self, indices: Iterable[int]) -> Condition:
         """The labels and captions of these items, if the data set has any."""
         chosen, found = list(indices), Condition()

@@ -15,6 +15,9 @@ from diffusion_lightning.core.rng import keyed_generator
 MEMORY = 2**30
 """Bytes of decoded images that a data set keeps, over all its worker processes."""
 
+AT_ONCE, TOGETHER = 12, 16
+"""Of many images, so many are cropped at a time in training, and so many patches of each, before the next are read."""
+
 
 class PatchDataset(ImageDataset):
     """Patches of the images of a data set, at full size and at smaller scales: item i is a patch of image i mod N.
@@ -26,8 +29,8 @@ class PatchDataset(ImageDataset):
     A patch at the scale ½ is cropped from twice the height and width, and shrunk. So a few photographs have sharp edges
     and fine texture at every distance.
 
-    Decoded images are kept in memory as uint8, those that were used last, up to a budget. Beyond it an image may be
-    decoded once per patch.
+    Decoded images are kept in memory as uint8, those that were used last, up to a budget. In training a few images are
+    cropped at a time, so that large ones are decoded once for 16 patches, however many there are.
 
     Args:
         images: The N images, of any sizes. Those smaller than a patch are enlarged to cover it.
@@ -85,6 +88,21 @@ class PatchDataset(ImageDataset):
         top, left = (int(torch.randint(count, (), generator=generator)) for count in free)
         patch = sample.image[:, top : top + area[0], left : left + area[1]]
         return sample._replace(image=resize_images(patch[None], self.size)[0].contiguous())
+
+    def arrange(self, indices: list[int]) -> list[int]:
+        """Shuffled items in an order with patches of ``AT_ONCE`` images at a time, ``TOGETHER`` of each."""
+        number = len(self.images)
+        if number <= AT_ONCE:
+            return indices
+        order = torch.tensor(indices)
+        image, position = order % number, torch.arange(len(order))
+        counts = image.bincount(minlength=number)
+        nth = torch.empty_like(order)  # of the patches of its image, from 0
+        nth[image.argsort(stable=True)] = position - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        first = position.new_full((number,), len(order)).scatter_reduce(0, image, position, "amin")
+        group = first.argsort().argsort()[image] // AT_ONCE  # images that come first together
+        key = nth // TOGETHER * number + group
+        return order[key.argsort(stable=True)].tolist()
 
     @property
     def whole(self) -> ImageDataset:

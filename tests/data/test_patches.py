@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
+from helpers.runs import write_images
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -129,6 +130,41 @@ def test_an_image_larger_than_the_budget_is_still_cropped():
     assert [dataset[i].image.shape for i in range(3)] == [(3, 8, 8)] * 3
     assert images.decoded[0] == 3
     assert not dataset._decoded
+
+
+@pytest.mark.parametrize("patches", [40, 5], ids=["many of each", "few of each"])
+def test_of_many_large_images_few_are_cropped_at_a_time_and_all_in_turn(patches):
+    """The budget holds 12 of the 60 images; in a free order nearly every patch would decode one."""
+    images = Photographs(*[(50, 50)] * 60)
+    dataset = PatchDataset(images, 8, patches, memory=12 * 3 * 50 * 50)
+    shuffled = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    order = dataset.arrange(shuffled)
+    assert sorted(order) == list(range(len(dataset)))
+    for i in order:
+        assert position(dataset[i].image)[0] == i % 60
+    assert set(images.decoded.values()) == {-(-patches // 16)}
+    batches = [len({i % 60 for i in order[first : first + 16]}) for first in range(0, len(order), 16)]
+    assert sum(batches) / len(batches) > 7
+    assert len({i % 60 for i in order[: 60 * min(16, patches)]}) == 60, "all images are read before any is read again"
+
+
+def test_a_few_images_keep_the_shuffled_order():
+    dataset = PatchDataset(Photographs(*[(50, 50)] * 12), 8, 4)
+    shuffled = torch.randperm(48).tolist()
+    assert dataset.arrange(shuffled) == shuffled
+
+
+def test_two_epochs_of_many_images_differ_and_each_has_every_patch(tmp_path):
+    write_images(tmp_path, 30, (20, 20))
+    data = ImageFolder(str(tmp_path), size=8, patches_per_image=20, batch_size=4, seed=0)
+    loader = data.train_dataloader()
+    epochs = []
+    for epoch in (0, 1, 1):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(list(loader.sampler))
+    number = len(data.dataset("train"))
+    assert epochs[0] != epochs[1] == epochs[2]
+    assert [len(set(epoch)) for epoch in epochs] == [number // 4 * 4] * 3
 
 
 def test_worker_processes_do_not_get_the_decoded_images():
