@@ -1,8 +1,8 @@
 """Whole held-out photographs, restored: PSNR and SSIM, also of the degraded ones and of bicubic enlargement.
 
 Run ``python tests/benchmarks/photographs.py``. It trains ``configs/photo_blur.yaml`` and ``photo_pixelate.yaml`` where
-their checkpoints are missing (10 minutes each), and uses the command line alone: the photographs of ``preview --files``
-and the files that ``restore`` writes. With ``--picture FILE`` it writes a part of the results beside the originals.
+their checkpoints are missing, in some minutes each. The photographs are files that ``preview --files`` and ``restore``
+wrote. With ``--picture FILE`` it writes a part of the results beside the originals.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CONFIGS = {"photo_blur": "blurred", "photo_pixelate": "pixelated"}
 SAMPLERS = {"direct": ["--sampler", "Direct"], "sampled": []}
 BLOCK = 4
 """Side of the blocks of ``photo_pixelate.yaml`` in pixels."""
-SHOWN = {"chelsea": (60, 100, 200, 260)}
+SHOWN = {"chelsea": (70, 110, 170, 220)}
 """Top, left, height and width of the part in the picture."""
 
 
