@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from lightning.pytorch.loggers import Logger
 from rich import get_console
 from torch import Tensor, nn
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import Condition
 from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.loggers import attempt
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.metrics.fid import FrechetDistances
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 
 
-class EvaluationCallback(Callback):
+class EvaluationCallback(ChecksArguments, Callback):
     """Evaluates the model in validation and test: subclasses implement ``reset``, ``update`` and ``compute_and_log``.
 
     Args:
@@ -238,8 +241,9 @@ def log_image(trainer: Trainer, folder: Path, name: str, image: Tensor) -> Path:
     """On rank zero, write a uint8 image (C, H, W) as ``{folder}/{name}-{step}.png``, and log it to the loggers."""
     path = folder / f"{name}-{trainer.global_step:08d}.png"
     save_image(image, path)
+    step: int = trainer.fit_loop.epoch_loop._batches_that_stepped  # that of the scores of the same validation
     for logger in trainer.loggers:
-        _log_to(logger, name, image, trainer.global_step)
+        attempt(logger, partial(_log_to, logger, name, image, step))
     return path
 
 

@@ -54,6 +54,8 @@ class Generation(EvaluationCallback):
         self.grid_images = min(grid_images, images)
         self.trajectories = min(trajectories, images, batch_size)
         self.sampler = sampler
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: choose at least 1")
         self.batch_size = batch_size
         self.seed = seed
 

@@ -4,7 +4,6 @@ Values come from the command line, else from YAML, else from the checkpoint's hy
 """
 
 import inspect
-import os
 import sys
 import warnings
 from argparse import SUPPRESS
@@ -14,11 +13,11 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
 # Short class names on the command line and in YAML are those of the imported subclasses.
@@ -28,11 +27,24 @@ import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
 from diffusion_lightning.callbacks.checkpoint import find_checkpoint
-from diffusion_lightning.commands.help import PROGRAM, all_fields, help_text
-from diffusion_lightning.commands.messages import flag_value, hide_advertisements, merge_repeated_flags, shorten
+from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, prepare_yaml
+from diffusion_lightning.commands.curves import begin_curves
+from diffusion_lightning.commands.errors import errors_on_one_line
+from diffusion_lightning.commands.help import FIT_OPTIONS, PROGRAM, all_fields, help_text
+from diffusion_lightning.commands.messages import (
+    flag_value,
+    hide_advertisements,
+    merge_repeated_flags,
+    shorten,
+    take_flag,
+)
+from diffusion_lightning.commands.processes import watch_processes
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
-from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.checkpoint_files import WholeFileIO
+from diffusion_lightning.core.checkpoints import checked_arguments, load_matching_weights
 from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
+from diffusion_lightning.core.loggers import guard
+from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.data import DegradationDataModule
 
 DEFAULT_MODULE = "diffusion_lightning.RestorationModule"
@@ -42,7 +54,7 @@ COMMANDS = LightningCLI.subcommands() | {name: {"model", "datamodule"} for name 
 """Lightning's commands and ours, each with its arguments that are objects and not options."""
 
 
-class Parser(LightningArgumentParser):
+class Parser(CheckingParser):
     """Lightning's parser, with errors on one line."""
 
     checkpoint: tuple[str, str] | None = None
@@ -79,22 +91,27 @@ class DiffusionCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._current_subcommand = ""
-        argv = list(args) if isinstance(args, Sequence) else sys.argv[1:]
+        argv, trusted = take_flag("--trust", list(args) if isinstance(args, Sequence) else sys.argv[1:])
         self._requested = next((word for word in argv if word in COMMANDS), None)
-        super().__init__(
-            LightningModule,
-            DegradationDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=DiffusionTrainer,
-            parser_class=Parser,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": version(PROGRAM), "description": metadata(PROGRAM)["Summary"], "prog": PROGRAM},
-            args=args,
-        )
+        with trusting(trusted):
+            super().__init__(
+                LightningModule,
+                DegradationDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_class=DiffusionTrainer,
+                parser_class=Parser,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={
+                    "version": version(PROGRAM),
+                    "description": metadata(PROGRAM)["Summary"],
+                    "prog": PROGRAM,
+                },
+                args=argv,
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # of Lightning's static method
         """The command that the arguments name, with its arguments that are objects and not options; all if they do not.
@@ -115,8 +132,13 @@ class DiffusionCLI(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True)
         parser.set_defaults({"model": {"class_path": DEFAULT_MODULE}})
-        for name in ("ckpt_path", "weights_only"):  # the config.yaml of a run has them, and all commands take that file
-            if name not in inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters:
+        own = [*inspect.signature(OWN_COMMANDS.get(self._current_subcommand, Trainer.fit)).parameters]
+        if self._current_subcommand == "fit":
+            parser.add_argument("--weights", type=str | None, default=None, help=FIT_OPTIONS["weights"])
+            parser.add_argument("--raw_weights", type=bool, default=False, help=FIT_OPTIONS["raw_weights"])
+            own += FIT_OPTIONS
+        for name in ("ckpt_path", "weights_only", *FIT_OPTIONS):
+            if name not in own:  # the config.yaml of a run has them, and all commands take that file
                 parser.add_argument(f"--{name}", type=Any, help=SUPPRESS)
         required = self._current_subcommand not in WITHOUT_DATA
         parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True, required=required)
@@ -132,20 +154,47 @@ class DiffusionCLI(LightningCLI):
         if (path is None or keyword) and subcommand in NEED_CHECKPOINT and not helps:
             raise ValueError(f"{subcommand} needs a trained model: give --ckpt_path the .ckpt file that `fit` wrote")
         if path is not None and subcommand is not None and not keyword:
-            saved = read_checkpoint(path).get("hyper_parameters", {})
+            saved = checked_arguments(path)
             module = {"class_path": saved.get("_class_path", DEFAULT_MODULE)}
             Parser.checkpoint = path, module["class_path"].rpartition(".")[2]
             module["init_args"] = {name: value for name, value in saved.items() if not name.startswith("_")}
             self._subcommand_parsers[subcommand].set_defaults({"model": module})
         self.config = parser.parse_args(argv)
+        if self.config.get("subcommand") == "fit":
+            self._choose_start(argv)
+
+    def _choose_start(self, argv: Sequence[str]) -> None:
+        """Resume from a checkpoint or begin from its weights: the command line wins over YAML, which may have both."""
+        options = self.config.fit
+        if options.weights is None and flag_value("--raw_weights", argv) is not None:
+            raise ValueError("--raw_weights chooses among the weights of --weights CKPT: give that too")
+        if options.weights is not None and options.ckpt_path is not None:
+            typed = [name for name in ("weights", "ckpt_path") if flag_value(f"--{name}", argv) is not None]
+            if len(typed) != 1:
+                raise ValueError(
+                    f"--weights {options.weights} begins a new run and --ckpt_path {options.ckpt_path} continues one: "
+                    "give one of them"
+                )
+            options["ckpt_path" if typed == ["weights"] else "weights"] = None
+
+    def before_fit(self) -> None:
+        """Begin from the weights of ``--weights``."""
+        options = self.config_init.fit
+        if options.weights is not None:
+            matched = load_matching_weights(self.model, options.weights, options.raw_weights)
+            if self.trainer.is_global_zero:
+                text = f"Starting from {options.weights}: {matched.describe()}"
+                get_console().print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint override the command line; ``parse_arguments`` has read it already."""
 
     def before_instantiate_classes(self) -> None:
         """Save the configuration of training runs only: other commands must not overwrite it."""
+        check_sizes(self.config[self.subcommand])
         if self.subcommand != "fit":
             self.save_config_callback = None
+            warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
             # Only a resumed run needs the best scores so far, which Lightning does not carry to another folder.
             warnings.filterwarnings("ignore", "The dirpath has changed")
 
@@ -156,6 +205,11 @@ class DiffusionCLI(LightningCLI):
             folder = str(settings.default_root_dir)
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
         trainer = super().instantiate_trainer(**kwargs)
+        watch_processes(trainer)
+        for logger in trainer.loggers:
+            guard(logger)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             callbacks.append(ImageWriter())
@@ -170,6 +224,8 @@ class DiffusionCLI(LightningCLI):
             kwargs["verbose"] &= not self._has_own_table()  # Lightning's table would repeat its scores
         if kwargs.get("ckpt_path") in ("last", "best"):
             kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"], subcommand == "fit")
+        if subcommand == "fit":
+            begin_curves(self.trainer, kwargs.get("ckpt_path"))
         return kwargs
 
     def after_validate(self) -> None:
@@ -202,27 +258,20 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stdout.write(text + "\n")
         raise SystemExit(0 if argv else 2)
     hide_advertisements()
+    prepare_yaml()
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`")  # Lightning's own use of torch
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches have their own index
     signals = SignalHandler()
     signals.install()
     try:
-        if "--help-all" in argv:
-            _print_all_help(argv)
-        DiffusionCLI(argv)
+        with errors_on_one_line():
+            if "--help-all" in argv:
+                _print_all_help(argv)
+            DiffusionCLI(argv)
     except Interrupted as interruption:
         if not interruption.reported and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
             sys.stderr.write(f"{interruption}\n")
         raise
-    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
-        mismatched = isinstance(error, RuntimeError) and "loading state_dict" in str(error)
-        unexpected = isinstance(error, RuntimeError) and not mismatched
-        if unexpected or os.environ.get("DIFFUSION_LIGHTNING_TRACEBACK"):
-            raise
-        remedy = "the checkpoint does not fit the network: give the model the arguments that it was trained with"
-        sys.stderr.write(f"error: {remedy if mismatched else shorten(str(error))}\n")
-        raise SystemExit(1) from error
     finally:
         signals.restore()
 

@@ -40,6 +40,12 @@ LIGHTNING_OPTIONS = {
 RESUME = "The checkpoint of a run to continue: a .ckpt file, or `last`."
 LOAD = "The checkpoint to evaluate: a .ckpt file."
 
+FIT_OPTIONS = {
+    "weights": "Start a new run from a checkpoint's weights alone (their average, if it has one), as far as they fit.",
+    "raw_weights": "Take the raw weights of --weights, not their average.",
+}
+TRUST = "A further package that a checkpoint may run code of; can be repeated."
+
 CONFIGURATION = {
     "--config FILE": "A YAML file such as configs/blur.yaml; can be repeated, later files override earlier ones.",
     "--model.KEY VALUE": "Any field of the model, such as --model.degradation Pixelate or --model.denoiser.width 32.",
@@ -129,6 +135,10 @@ def _options(command: str) -> dict[str, str]:
         if name not in OBJECTS and text:
             default = "" if parameter.default in (None, parameter.empty) else f" [{parameter.default}]"
             options[f"--{name} {_metavar(parameter)}"] = text + default
+    if command == "fit":
+        options |= {"--weights CKPT": FIT_OPTIONS["weights"], "--raw_weights true|false": FIT_OPTIONS["raw_weights"]}
+    if "ckpt_path" in inspect.signature(function).parameters:
+        options["--trust PACKAGE"] = TRUST
     return options
 
 

@@ -20,10 +20,17 @@ REWRITES = (
     (SUBTYPES, ""),
     (r" - Expected a <class 'NoneType'>", ""),
     (r" Given value type: .*?(?= \(see --help\)|$)", ""),
-    (r"Expected a typing\.Literal\[[^]]*\] - (?=Expected an? (?:dot import path|instantiatable class))", ""),
+    (r"Type typing\.Callable\[.*\] expects a function or a callable class: ", ""),
+    (r"Expected a typing\.Literal\[[^]]*\] - (?!Expected a typing)", ""),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1: CHOOSE"),
     (r"Expected an instantiatable class, but \S+ is abstract", "give the class first, then its arguments: CHOOSE"),
-    (r"Not a valid subclass of \w+ Subclass types expect one of: .*", "give the class_path beside init_args: CHOOSE"),
+    (
+        r"Not a valid subclass of \w+\.?( Got value: .*?)? Subclass types expect one of: .*?(\(implicit class_path\)|$)"
+        r"( - give the class.*)?",
+        "give the class_path beside init_args: CHOOSE",
+    ),
+    (r"'\w+' object has no attribute 'keys'", "init_args holds KEY: VALUE for each argument"),
+    (r"argument of type '\w+' is not iterable|unhashable type: '\w+'", "class_path is the name of a class: CHOOSE"),
 )
 """Patterns in jsonargparse's messages, such as that for a value that fits none of several types, and what is shown."""
 
@@ -48,6 +55,7 @@ def shorten(message: str) -> str:
         plain = re.sub(pattern, shorter, plain)
     plain = _name_the_flag(plain)
     plain = re.sub(REQUIRED, r"\2 needs \3: give --config FILE, or --\1.KEY VALUE for each", plain)
+    plain = re.sub(r"(?<=[^:]) - give the class_path beside init_args: CHOOSE", "", plain)  # another type has said more
     return plain.replace("CHOOSE", choices)
 
 
@@ -105,6 +113,18 @@ def _as_list(flag: str, values: list[str]) -> str:
         if len(values) == 1 and isinstance(json.loads(values[0]), list):
             return values[0]
     return f"[{', '.join(values)}]" if flag == "--label" else json.dumps(values)
+
+
+def take_flag(flag: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without a flag that can be repeated, and its values."""
+    kept, values, rest = [], [], iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != flag:
+            kept.append(word)
+        elif (following := value if equals else next(rest, None)) is not None:
+            values.append(following)
+    return kept, values
 
 
 def flag_value(flag: str, argv: Sequence[str]) -> str | None:

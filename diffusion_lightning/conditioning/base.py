@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import Condition, batch_size_of, drop_condition, null_condition
 
 
@@ -34,7 +35,7 @@ class ConditionEmbedding(NamedTuple):
         )
 
 
-class Conditioner(nn.Module, ABC):
+class Conditioner(ChecksArguments, nn.Module, ABC):
     """Embeds a condition for the network; it is trained with the network.
 
     Args:

@@ -93,11 +93,11 @@ class _Encoder:
         except ImportError as error:
             raise ValueError("PretrainedText needs transformers: pip install 'diffusion-lightning[text]'") from error
         try:
-            config = AutoConfig.from_pretrained(self.name)
+            config = AutoConfig.from_pretrained(self.name, trust_remote_code=False)
             kind = _text_model(config.model_type) or AutoModel
             with torch.inference_mode(False):
-                self.model = kind.from_pretrained(self.name).eval().requires_grad_(False)
-            self.tokenizer = AutoTokenizer.from_pretrained(self.name)
+                self.model = kind.from_pretrained(self.name, trust_remote_code=False).eval().requires_grad_(False)
+            self.tokenizer = AutoTokenizer.from_pretrained(self.name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"there is no text encoder {self.name} here, and it cannot be downloaded: give a folder with one, or, "

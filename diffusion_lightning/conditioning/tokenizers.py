@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from diffusion_lightning.core.arguments import ChecksArguments
+
 PAD_TOKEN = 0
 """The token after the end of a text; the tokens of the text itself are numbered from 1."""
 
 
-class Tokenizer(ABC):
+class Tokenizer(ChecksArguments, ABC):
     """A mapping from texts to token ids."""
 
     size: int

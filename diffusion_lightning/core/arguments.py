@@ -1,23 +1,48 @@
-"""Objects that keep their constructor's arguments, for a readable ``repr`` and for copies with other arguments."""
+"""Objects that check their constructor's arguments, or keep them for a readable ``repr`` and copies with others."""
 
+import functools
 import inspect
+import math
 from collections.abc import Collection
-from typing import Any, Self
+from contextlib import suppress
+from types import NoneType
+from typing import Any, Self, get_args
 
 
-class KeepsArguments:
+class ChecksArguments:
+    """Refuses None and NaN as arguments of its constructor, unless the type of an argument allows None."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check the arguments, before ``__init__`` runs.
+
+        Raises:
+            ValueError: One is None or NaN.
+        """
+        self = super().__new__(cls)
+        try:
+            # Partial, because copying an object calls __new__ without arguments; __init__ reports missing ones.
+            arguments = dict(_signature(cls).bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}() {error}") from None
+        for name, value in {**arguments, **kwargs}.items():
+            if isinstance(value, float) and math.isnan(value):
+                with suppress(TypeError):
+                    super().__new__(cls).__init__(*args, **kwargs)  # type: ignore[misc]  # its own message says more
+                raise ValueError(f"{cls.__name__}: {name}=nan: give a number")
+            if value is None and name in _never_none(cls):  # type: ignore[arg-type]
+                raise ValueError(f"{cls.__name__}: {name}=None: leave it out for the default, or give a value")
+        return self
+
+
+class KeepsArguments(ChecksArguments):
     """Keeps the arguments with which it was built; it is not changed afterwards, but replaced."""
 
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the arguments by name, before ``__init__`` runs."""
-        self = super().__new__(cls)
-        try:
-            # Partial, because copying an object calls __new__ without arguments; __init__ reports missing ones.
-            self._arguments = dict(_signature(cls).bind_partial(*args, **kwargs).arguments)
-        except TypeError as error:
-            raise TypeError(f"{cls.__name__}() {error}") from None
+        self = super().__new__(cls, *args, **kwargs)
+        self._arguments = dict(_signature(cls).bind_partial(*args, **kwargs).arguments)
         return self
 
     def __init__(self) -> None:
@@ -70,6 +95,17 @@ def _signature(cls: type) -> inspect.Signature:
     """The arguments of a class."""
     signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # also of a subclass
     return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+@functools.cache
+def _never_none(cls: Any) -> frozenset[str]:
+    """The arguments of a class, and those that it forwards to its bases, whose types do not allow None."""
+    found: dict[str, bool] = {}
+    for owner in (owner for owner in cls.__mro__ if "__init__" in vars(owner)):
+        for name, parameter in inspect.signature(owner.__init__).parameters.items():
+            typed = parameter.annotation not in (parameter.empty, Any, None, object) and parameter.default is not None
+            found.setdefault(name, typed and not {NoneType, Any} & set(get_args(parameter.annotation)))
+    return frozenset(name for name, never in found.items() if never)
 
 
 def _text(value: object, omit: Collection[str]) -> str:

@@ -20,6 +20,12 @@ class WholeFileIO(TorchCheckpointIO):
     then it is renamed.
     """
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint by ``read_checkpoint``; with ``weights_only`` False one with objects of any class."""
+        if weights_only is False:
+            return super().load_checkpoint(path, map_location, weights_only)
+        return read_checkpoint(path, mmap=False)  # the file may be written anew while its tensors are in use
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
@@ -65,14 +71,10 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     for path in found:
         try:
             read_checkpoint(path)
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except ValueError as error:
             rank_zero_warn(f"{path} is passed over: {error}")
-            continue
-        if broken is None:
+        else:
             return path
-        rank_zero_warn(f"{path} is passed over: its part {broken} is broken")
     if found:
         raise ValueError(f"none of the {len(found)} checkpoints in {folder} is whole: give another --ckpt_path")
     return None

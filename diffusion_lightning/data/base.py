@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.functional import center_crop
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import Condition
 from diffusion_lightning.core.datasets import ImageDataset
 from diffusion_lightning.core.images import from_uint8, from_unit, parse_size, to_unit
@@ -33,7 +34,7 @@ class HasDegradation(Protocol):
     time_sampler: TimeSampler
 
 
-class DegradationDataModule(LightningDataModule, ABC):
+class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
     """Yields ``RestorationBatch(clean, degraded, t, …)`` on the device.
 
     A subclass implements ``make_dataset``. Images are transferred to the device as uint8, and normalized, augmented and

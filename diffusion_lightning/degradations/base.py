@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.core import rng
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.tables import TensorCache, append_dims, bisect_time, check_steps, to_grid
 from diffusion_lightning.core.types import Generators, Params
 
 
-class Degradation(nn.Module, ABC):
+class Degradation(ChecksArguments, nn.Module, ABC):
     """An image degradation with severity t in [0, 1]: 0 is clean, 1 is the end.
 
     A subclass implements ``operator`` and, if it is random, ``sample_operator_params``. Both must treat each image

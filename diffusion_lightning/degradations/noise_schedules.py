@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.tables import TensorCache, check_steps, interpolate_table, to_grid
 
 
-class NoiseSchedule(ABC):
+class NoiseSchedule(ChecksArguments, ABC):
     """α_t and σ_t as functions of t."""
 
     @abstractmethod

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_lightning.core.checkpoints import read_cache
 from diffusion_lightning.core.images import atomic_write, from_uint8
 from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.data.digits import Digits, DigitsDataset
@@ -65,8 +66,10 @@ class DigitsClassifier(nn.Module):
         if self.trained:
             return
         path = Path(cache_dir) / f"digits_classifier_{self.epochs}.pt"
-        if path.is_file():
-            self.load_state_dict(torch.load(path, weights_only=True))
+        shapes = {name: value.shape for name, value in self.state_dict().items()}
+        stored = read_cache(path, lambda found: {name: value.shape for name, value in found.items()} == shapes)
+        if stored is not None:
+            self.load_state_dict(stored)
         else:
             self._train()
             atomic_write(path, lambda partial: torch.save(self.state_dict(), partial))

@@ -1,15 +1,17 @@
 """Adversarial score matching (2009.05475): a discriminator is trained to distinguish x̂_0 from clean images."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.modules.base import check_makes
 from diffusion_lightning.modules.restoration import RestorationModule
 
 
@@ -39,6 +41,11 @@ class AdversarialModule(RestorationModule):
         **kwargs: The other arguments of ``RestorationModule``.
     """
 
+    kept_when_resuming: ClassVar[dict[str, Any]] = {
+        **RestorationModule.kept_when_resuming,
+        "discriminator_optimizer": None,
+    }
+
     def __init__(
         self,
         degradation: Degradation,
@@ -50,6 +57,7 @@ class AdversarialModule(RestorationModule):
     ) -> None:
         if not 0 <= adversarial_weight < float("inf"):
             raise ValueError(f"adversarial_weight={adversarial_weight}: choose a finite number of at least 0")
+        check_makes("discriminator_optimizer", discriminator_optimizer, Optimizer)
         super().__init__(degradation, denoiser, **kwargs)
         self.automatic_optimization = False
         self.discriminator = discriminator

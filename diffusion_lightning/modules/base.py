@@ -1,24 +1,29 @@
 """What the LightningModules share: saved arguments, the optimizer and its scheduler, and means over held-out images."""
 
+import inspect
 import math
 import sys
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from diffusion_lightning.core.checkpoints import keep_serializable, without_module_warning
+from diffusion_lightning.core.arguments import ChecksArguments
+from diffusion_lightning.core.checkpoints import checked_arguments, keep_serializable, without_module_warning
+from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.modules import resuming
-from diffusion_lightning.modules.divergence import DivergenceCheck, check_weights, divergence_error
+from diffusion_lightning.modules.divergence import DivergenceGuard
+from diffusion_lightning.modules.resume_checks import DEFAULT_OPTIMIZER, check_checkpoint, check_optimizers
 from diffusion_lightning.modules.schedules import make_scheduler
 
 
-class TrainableModule(LightningModule, ABC):
+class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
     """A LightningModule whose optimizer and scheduler are arguments, and whose arguments are saved in checkpoints.
 
     Args:
@@ -27,7 +32,20 @@ class TrainableModule(LightningModule, ABC):
             ``CosineDecay``, and torch's schedulers whose ``total_steps`` or ``T_max`` is missing, are as long as the
             run. ReduceLROnPlateau is stepped after each validation instead: Lightning's by its ``monitor``, torch's by
             ``val/loss``.
+
+    Attributes:
+        lr: The learning rate that Lightning's LearningRateFinder has found, which replaces that of the optimizer; None
+            if it has not.
+        kept_when_resuming: The arguments that a resumed run cannot change, and what None stands for in each of them.
     """
+
+    lr: float | None = None
+    kept_when_resuming: ClassVar[dict[str, Any]] = {
+        "degradation": None,
+        "optimizer": DEFAULT_OPTIMIZER,
+        "lr_scheduler": None,
+    }
+    _resumed: dict[str, Any] | None = None
 
     def __init__(
         self, optimizer: OptimizerCallable | None = None, lr_scheduler: LRSchedulerCallable | None = None
@@ -36,10 +54,42 @@ class TrainableModule(LightningModule, ABC):
         with without_module_warning():
             self.save_hyperparameters()  # Lightning finds those of the subclass in the calling frames
         keep_serializable(self.hparams)
+        check_makes("optimizer", optimizer, Optimizer)
+        check_makes("lr_scheduler", lr_scheduler, LRScheduler)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self._divergence = DivergenceCheck()
         self._position: dict[str, Any] | None = None
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        trust: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Load a module, as Lightning does; a checkpoint can name only the parts of a model (``core.trust``).
+
+        Args:
+            checkpoint_path: The checkpoint.
+            map_location: Where its tensors go.
+            hparams_file: Lightning's YAML file with other hyperparameters; it is trusted.
+            strict: Whether the weights must be exactly those of the module.
+            weights_only: False unpickles objects of any class, which can run any code: only for files of your own.
+            trust: Further packages whose classes and functions the checkpoint may name.
+            **kwargs: Arguments that replace those of the checkpoint, such as the parts of a module built in Python.
+
+        Raises:
+            ValueError: The file is not a checkpoint, or names what it may not.
+        """
+        settings = (map_location, hparams_file, strict, weights_only is not False)
+        with trusting(trust):
+            if weights_only is not False and hparams_file is None:
+                kwargs = checked_arguments(checkpoint_path) | kwargs
+            return super().load_from_checkpoint(checkpoint_path, *settings, **kwargs)
 
     @abstractmethod
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,6 +103,8 @@ class TrainableModule(LightningModule, ABC):
         """The optimizer, with its scheduler if there is one."""
         parameters = self.trainable_parameters()
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.AdamW(parameters, lr=1e-3)
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         if self.lr_scheduler is None:
             return optimizer
         scheduler = make_scheduler(self.lr_scheduler, optimizer, self._run_steps)
@@ -95,80 +147,40 @@ class TrainableModule(LightningModule, ABC):
         return max(int(steps), 1)
 
     def on_train_start(self) -> None:
-        """Continue at the batch after the checkpoint, if the run was resumed from one; no loss has been seen yet."""
-        self._divergence = DivergenceCheck()
+        """Continue at the batch after the checkpoint, if the run was resumed from one."""
+        super().on_train_start()
+        if self.lr is not None and self.trainer.global_step == 0:
+            self.trainer.strategy.setup_optimizers(self.trainer)  # a scheduler begins at the rate that was found, too
         if self._position is not None:
             resuming.continue_run(self.trainer, self._position)
             self._position = None
 
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Note whether the loss is finite, in automatic and manual optimization.
-
-        Raises:
-            NonFiniteError: It is not, on one CPU. Elsewhere it would be costly to wait for every loss: the other hooks
-                of this class check the losses at every ``log_every_n_steps``, and before anything uses the weights.
-        """
-        self._divergence.add(loss, self.trainer.global_step + 1)
-        if loss.device.type == "cpu" and self.trainer.world_size == 1:
-            self._divergence.check(self.trainer)
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's.
-
-        Raises:
-            NonFiniteError: ``--trainer.detect_anomaly`` found a gradient that is NaN.
-        """
-        try:
-            super().backward(loss, *args, **kwargs)
-        except RuntimeError as error:
-            if "returned nan values" not in str(error):
-                raise
-            step = self.trainer.global_step + 1
-            raise divergence_error(self.trainer, "the gradient of the training loss is NaN", step) from error
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Check the losses from time to time.
-
-        Raises:
-            NonFiniteError: A loss is not finite.
-        """
-        if (batch_idx + 1) % (self.trainer.log_every_n_steps or 50) == 0:  # type: ignore[attr-defined]  # set by Lightning
-            self._divergence.check(self.trainer)
-
-    def on_validation_start(self) -> None:
-        """Check the losses before anything is evaluated.
-
-        Raises:
-            NonFiniteError: A loss is not finite.
-        """
-        self._divergence.check(self.trainer)
-
-    def on_train_end(self) -> None:
-        """Check the last losses.
-
-        Raises:
-            NonFiniteError: A loss is not finite.
-        """
-        self._divergence.check(self.trainer)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a resumed run needs to continue exactly, after a check of the losses and the weights.
-
-        Raises:
-            NonFiniteError: A loss or a weight is not finite: such a checkpoint must not replace a good one.
-        """
-        if self._trainer is None:  # called by hand, outside of a run
-            return
-        self._divergence.check(self.trainer)
-        names = {name for name, _ in self.named_parameters()}
-        weights = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
-        check_weights(self.trainer, weights, self.trainer.global_step)
-        if self._trainer.state.fn == TrainerFn.FITTING:
+        """Save what a resumed run needs to continue exactly."""
+        super().on_save_checkpoint(checkpoint)
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             resuming.save_position(self._trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep it until training starts."""
+        """Check, if a trainer restores the checkpoint, that it fits the run; keep its position until training starts.
+
+        Raises:
+            ValueError: It does not fit: another optimizer, another degradation, an average without its callback, ….
+        """
+        if self._trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING:
+            check_checkpoint(self, checkpoint, self.kept_when_resuming)
+            self._resumed = checkpoint if self.trainer.state.fn == TrainerFn.FITTING else None
         self._position = checkpoint.get(resuming.KEY)
+
+    def on_fit_start(self) -> None:
+        """Check the states of the optimizers of a resumed run, which are made by now and not yet restored.
+
+        Raises:
+            ValueError: They are those of other optimizers.
+        """
+        if self._resumed is not None:
+            checkpoint, self._resumed = self._resumed, None
+            check_optimizers(self.trainer, checkpoint)
 
     def log_held_out(self, name: str, values: Tensor, index: Tensor | None) -> None:
         """Log the mean of a value per image (B,) over all held-out images of all ranks, without padding (index −1)."""
@@ -181,3 +193,15 @@ class TrainableModule(LightningModule, ABC):
         else:
             mean, count = values.sum(), 0
         self.log(name, mean, prog_bar=True, batch_size=count, sync_dist=True)
+
+
+def check_makes(name: str, make: Any, base: type) -> None:
+    """Check that a callable argument, if it is a class or a built-in function, makes objects of a class.
+
+    Raises:
+        ValueError: It does not, such as ``os.system`` as an optimizer.
+    """
+    if inspect.isbuiltin(make) or (inspect.isclass(make) and not issubclass(make, base)):
+        raise ValueError(
+            f"{name}: {make.__module__}.{make.__qualname__} makes no {base.__name__}: give a class of {base.__module__}"
+        )

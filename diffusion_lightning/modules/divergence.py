@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from diffusion_lightning.core.finite import NonFiniteError, nonfinite_names
@@ -36,6 +36,81 @@ class DivergenceCheck:
         step = int(trainer.strategy.reduce(self._first, reduce_op="min"))
         if step < _NEVER:
             raise divergence_error(trainer, "the training loss is NaN or infinite", step)
+
+
+class DivergenceGuard(LightningModule):
+    """A LightningModule whose training stops at the first loss that is not finite, and whose checkpoints are finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._divergence = DivergenceCheck()
+
+    def on_train_start(self) -> None:
+        """No loss has been seen yet."""
+        self._divergence = DivergenceCheck()
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Note whether the loss is finite, in automatic and manual optimization.
+
+        Raises:
+            NonFiniteError: It is not, on one CPU. Elsewhere it would be costly to wait for every loss: the other hooks
+                of this class check the losses at every ``log_every_n_steps``, and before anything uses the weights.
+        """
+        self._divergence.add(loss, self.trainer.global_step + 1)
+        if loss.device.type == "cpu" and self.trainer.world_size == 1:
+            self._divergence.check(self.trainer)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's.
+
+        Raises:
+            NonFiniteError: ``--trainer.detect_anomaly`` found a gradient that is NaN.
+        """
+        try:
+            super().backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            if "returned nan values" not in str(error):
+                raise
+            step = self.trainer.global_step + 1
+            raise divergence_error(self.trainer, "the gradient of the training loss is NaN", step) from error
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Check the losses from time to time.
+
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        if (batch_idx + 1) % (self.trainer.log_every_n_steps or 50) == 0:  # type: ignore[attr-defined]  # set by Lightning
+            self._divergence.check(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Check the losses before anything is evaluated.
+
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        self._divergence.check(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Check the last losses.
+
+        Raises:
+            NonFiniteError: A loss is not finite.
+        """
+        self._divergence.check(self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the losses and the weights.
+
+        Raises:
+            NonFiniteError: One is not finite: such a checkpoint must not replace a good one.
+        """
+        if self._trainer is None:  # called by hand, outside of a run
+            return
+        self._divergence.check(self.trainer)
+        names = {name for name, _ in self.named_parameters()}
+        weights = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
+        check_weights(self.trainer, weights, self.trainer.global_step)
 
 
 def check_weights(trainer: Trainer, weights: dict[str, Any], step: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,6 +17,7 @@ from diffusion_lightning.core.types import GenerationBatch, Generators, Params, 
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
 from diffusion_lightning.modules.base import TrainableModule
+from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR, check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
@@ -50,6 +51,8 @@ class RestorationModule(TrainableModule):
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
     """
+
+    kept_when_resuming: ClassVar[dict[str, Any]] = TrainableModule.kept_when_resuming | {"prior": DEFAULT_PRIOR}
 
     def __init__(
         self,
@@ -231,12 +234,15 @@ class RestorationModule(TrainableModule):
 
     def on_fit_start(self) -> None:
         """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""
+        super().on_fit_start()
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
             if self.trainer.is_global_zero:
                 self.conditioner.fit(data.condition("train"))
             self.conditioner.state = self.trainer.strategy.broadcast(self.conditioner.state)
         if self.prior.fitted:
+            if hasattr(data, "clean_images"):
+                check_image_shape(next(iter(data.clean_images("train", 1))), self.image_shape)
             return
         if not hasattr(data, "clean_images"):
             raise ValueError("the prior is fitted to data: use a DegradationDataModule, or call prior.fit before fit")
@@ -254,7 +260,7 @@ class RestorationModule(TrainableModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the fitted prior and conditioner."""
         super().on_load_checkpoint(checkpoint)
-        self.prior.state = checkpoint.get("prior", {})
+        self.prior.restore(checkpoint.get("prior", {}))
         if self.conditioner is not None:
             self.conditioner.state = checkpoint.get("conditioner", {})
 

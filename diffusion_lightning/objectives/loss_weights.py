@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.degradations.base import Degradation
 
 
-class LossWeight(ABC):
+class LossWeight(ChecksArguments, ABC):
     """The weight of the loss at each time."""
 
     @abstractmethod

@@ -5,12 +5,13 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.types import Params, Prediction
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.objectives.loss_weights import LossWeight
 
 
-class RestorationLoss(ABC):
+class RestorationLoss(ChecksArguments, ABC):
     """w(t)·|x̂_0 − x_0| of each image, averaged over its values.
 
     Args:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.degradations.base import Degradation
@@ -23,7 +24,7 @@ class Scalings(NamedTuple):
     c_noise: Tensor
 
 
-class Parameterization(ABC):
+class Parameterization(ChecksArguments, ABC):
     """What the network predicts, and how its output becomes x̂_0."""
 
     predicts_variance: bool = False

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.core import rng
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.types import Generators
 from diffusion_lightning.degradations.base import Degradation
 
 
-class TimeSampler(ABC):
+class TimeSampler(ChecksArguments, ABC):
     """A distribution of t over (0, 1]."""
 
     @abstractmethod

@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
 
 
-class Prior(ABC):
+class Prior(ChecksArguments, ABC):
     """The distribution of x_1, where sampling starts."""
 
     split: Literal["train", "val"] = "train"
@@ -31,6 +32,24 @@ class Prior(ABC):
     def fitted(self) -> bool:
         """Whether it can be sampled."""
         return bool(self.state)
+
+    entries: tuple[str, ...] = ("shape",)
+    """The names in a fitted ``state``."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over the state of a fitted prior, or an empty one.
+
+        Raises:
+            ValueError: It is that of another prior.
+        """
+        shape = state.get("shape")
+        whole = shape is not None and shape.shape == (3,) and not shape.is_floating_point() and bool((shape > 0).all())
+        if state and not (whole and set(self.entries) <= state.keys()):
+            raise ValueError(
+                f"the checkpoint's prior has {', '.join(state)}, and a {type(self).__name__} has "
+                f"{', '.join(self.entries)}: give the --model.prior that it was trained with"
+            )
+        self.state = state
 
     @abstractmethod
     def fit(self, batches: Iterable[Tensor], degradation: Degradation, seed: int = 0) -> None:

@@ -21,6 +21,7 @@ class HeldOutImages(Prior):
     """
 
     split = "val"
+    entries = ("shape", "images")
 
     def __init__(self, max_images: int = 256) -> None:
         super().__init__()

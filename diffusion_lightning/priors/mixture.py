@@ -25,6 +25,8 @@ class MixturePrior(Prior):
         components: Gaussians of the mixture, with full covariances.
     """
 
+    entries = ("shape", "weights", "means", "factors")
+
     def __init__(self, components: int = 1) -> None:
         super().__init__()
         if components < 1:

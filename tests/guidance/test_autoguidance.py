@@ -10,6 +10,7 @@ from helpers.runs import blur, tiny_trainer
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.callbacks import EMA, Generation
 from diffusion_lightning.conditioning import ClassEmbedding
+from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.guidance import Autoguidance, autoguidance
 from diffusion_lightning.samplers import Cold
 
@@ -34,6 +35,13 @@ class Model(RestorationModule):
             del self.hparams[name]
         self.hparams["_class_path"] = f"{Model.__module__}.{Model.__qualname__}"
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+
+
+@pytest.fixture(autouse=True)
+def trust_this_file():
+    """The checkpoints name the class ``Model``, which is not a part of the package."""
+    with trusting([__name__]):
+        yield
 
 
 def predict(module, condition=None):
