@@ -25,8 +25,10 @@ CONFIGS = {"photo_blur": "blurred", "photo_pixelate": "pixelated"}
 SAMPLERS = {"direct": ["--sampler", "Direct"], "sampled": []}
 BLOCK = 4
 """Side of the blocks of ``photo_pixelate.yaml`` in pixels."""
-SHOWN = {"chelsea": (70, 110, 170, 220)}
-"""Top, left, height and width of the part in the picture."""
+SHOWN = {"photo_blur": ("china", 90, 85), "photo_pixelate": ("chelsea", 70, 110)}
+"""The photograph in the picture, and top and left of the part that is shown."""
+PART = (170, 220)
+"""Its height and width."""
 
 
 def restore(name: str, folder: Path) -> dict[str, float]:
@@ -74,10 +76,10 @@ def main() -> None:
             for state in ("degraded", *(state for state in states if state == "bicubic"), *SAMPLERS):
                 table.add_row(f"{original_path.stem}, {label}", state, *scores(states[state], original))
             table.add_section()
-            if original_path.stem in SHOWN:
-                top, left, height, width = SHOWN[original_path.stem]
-                shown = [states["degraded"], states["direct"], original]
-                rows[label] = torch.stack([image[:, top : top + height, left : left + width] for image in shown])
+            stem, top, left = SHOWN[name]
+            if original_path.stem == stem:
+                shown = torch.stack([states["degraded"], states["direct"], original])
+                rows[label] = shown[..., top : top + PART[0], left : left + PART[1]]
         Console().print(f"{name}: {', '.join(f'{key} {value:.1f} s' for key, value in seconds.items())}")
     Console(width=100).print(table)
     if options.picture:
