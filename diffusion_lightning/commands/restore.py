@@ -1,13 +1,15 @@
 """`restore`: a user's own degraded images, restored with a trained checkpoint."""
 
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
 
-from diffusion_lightning.callbacks.writer import ImageWriter
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
+from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
+from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
 
@@ -25,9 +27,13 @@ def restore(
     seed: int = 0,
     batch_size: int = 16,
     tile: Tile = "auto",
+    format: Format = "png",
+    quality: int = 95,
+    metadata: Metadata = "keep",
+    frames: Literal["refuse", "first"] = "refuse",
     overwrite: bool = False,
 ) -> None:
-    """Restore your own degraded images with a trained checkpoint.
+    """Restore your own degraded images with a trained checkpoint; an interrupted run continues where it stopped.
 
     Args:
         trainer: The trainer.
@@ -35,7 +41,8 @@ def restore(
         input: An image file, or a folder of images, of any sizes; subfolders are searched too.
         datamodule: Not used; `--data` is accepted for any command.
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
-        output: Folder for the restored images: PNG files with the names, sizes and colour profiles of the originals.
+        output: Folder for the restored images, with the names, sizes, bit depths, transparency and colour profiles of
+            the originals, and for results.csv, which says what became of each file.
         severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
@@ -43,7 +50,12 @@ def restore(
         batch_size: Images of equal size restored at once per device, fewer where they are large.
         tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
             for the network, `off` denoises each image as a whole.
-        overwrite: Whether to replace files in the folder that this program did not write; the originals never are.
+        format: png, jpeg, webp or tiff; or same, the format of each original.
+        quality: Quality of JPEG and WebP, from 1 to 100; WebP is lossless at 100.
+        metadata: Whether to keep EXIF and the colour profile, or to strip them; the colours are then in sRGB.
+        frames: Whether to refuse files that have several frames or pages, or to restore the first.
+        overwrite: Whether to restore finished images again, and to replace files in the folder that this program did
+            not write; the originals never are.
 
     Example:
         diffusion-lightning restore --ckpt_path runs/blur/checkpoints/last.ckpt
@@ -57,12 +69,34 @@ def restore(
             text = f"The random parameters of {name} are unknown for your images: restoring them in one step (Direct)."
             get_console().print(text, soft_wrap=True)
         module.sampling = module.sampling.replace(sampler=Direct())
-    paths, names = find_inputs(Path(input), Path(output))
-    writer = ImageWriter(output, names, overwrite, originals=paths)
-    inputs = UserImages(paths, module.image_shape[0], severity, batch_size)
+    source, folder = Path(input), Path(output)
+    file_format = FileFormat(format, quality, metadata)
+    paths, names = find_inputs(source, folder, file_format)
+    made_from = fingerprint(module, severity=severity, frames=frames, precision=trainer.precision)
+    files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
+    inputs = UserImages(paths, module.image_shape[0], severity, batch_size, frames == "first", files)
     if trainer.is_global_zero:
+        files.begin()
         text = f"Restoring {len(paths)} image(s) from {name} at t = {severity:g} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
-    trainer.sample_to_files(module, inputs, writer)
+    trainer.sample_to_files(module, inputs, RestorationWriter(files, inputs))
     if trainer.is_global_zero:
-        get_console().print(f"{len(paths)} restored image(s) are in {output}", soft_wrap=True)
+        report(files, output)
+
+
+def report(files: RestoredFiles, output: str) -> None:
+    """Print how many images are restored.
+
+    Raises:
+        ValueError: Some are not.
+    """
+    results = files.finish()
+    failed = [result for result in results if result.failed]
+    restored = len(results) - len(failed)
+    get_console().print(f"{restored} restored image(s) are in {output}", soft_wrap=True)
+    if failed:
+        more = ", …" if len(failed) > 3 else ""
+        listed = ", ".join(result.file for result in failed[:3]) + more
+        raise ValueError(
+            f"{len(failed)} of {len(results)} file(s) could not be restored ({listed}): see {files.table.path}"
+        )
