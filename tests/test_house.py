@@ -23,7 +23,7 @@ FOLDERS = {
     "metrics": "core degradations data",
     "modules": "core degradations objectives conditioning guidance priors samplers",
     "callbacks": "core degradations data metrics modules samplers",
-    "commands": "core data guidance modules samplers callbacks",
+    "commands": "core data guidance metrics modules samplers callbacks",
 }
 """The folders from the ground up, and those that each of them imports: no others, and all of them.
 

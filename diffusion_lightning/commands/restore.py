@@ -1,5 +1,6 @@
 """`restore`: a user's own degraded images, restored with a trained checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +8,13 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
 
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
+from diffusion_lightning.commands.comparison import (
+    ComparisonPage,
+    comparison_folder,
+    find_references,
+    print_scores,
+    score,
+)
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
@@ -31,6 +39,8 @@ def restore(
     quality: int = 95,
     metadata: Metadata = "keep",
     frames: Literal["refuse", "first"] = "refuse",
+    compare: bool = False,
+    reference: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Restore your own degraded images with a trained checkpoint; an interrupted run continues where it stopped.
@@ -54,6 +64,9 @@ def restore(
         quality: Quality of JPEG and WebP, from 1 to 100; WebP is lossless at 100.
         metadata: Whether to keep EXIF and the colour profile, or to strip them; the colours are then in sRGB.
         frames: Whether to refuse files that have several frames or pages, or to restore the first.
+        compare: Whether to write each original beside its restored image, and a page of all, into OUTPUT_compare.
+        reference: Folder of the clean originals, with the same names: prints PSNR and SSIM, and adds them to
+            results.csv.
         overwrite: Whether to restore finished images again, and to replace files in the folder that this program did
             not write; the originals never are.
 
@@ -71,9 +84,11 @@ def restore(
         module.sampling = module.sampling.replace(sampler=Direct())
     source, folder = Path(input), Path(output)
     file_format = FileFormat(format, quality, metadata)
-    paths, names = find_inputs(source, folder, file_format)
+    paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder)])
     made_from = fingerprint(module, severity=severity, frames=frames, precision=trainer.precision)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
+    page = ComparisonPage(folder, len(paths), overwrite) if compare else None
+    references = {} if reference is None else find_references(Path(reference), files)
     inputs = UserImages(paths, module.image_shape[0], severity, batch_size, frames == "first", files)
     if trainer.is_global_zero:
         files.begin()
@@ -81,22 +96,30 @@ def restore(
         get_console().print(text, soft_wrap=True, markup=False)
     trainer.sample_to_files(module, inputs, RestorationWriter(files, inputs))
     if trainer.is_global_zero:
-        report(files, output)
+        report(files, page, references)
 
 
-def report(files: RestoredFiles, output: str) -> None:
-    """Print how many images are restored.
+def report(files: RestoredFiles, page: ComparisonPage | None, references: Mapping[int, Path]) -> None:
+    """Write the comparison and the table of results, and print how many images are restored.
 
     Raises:
         ValueError: Some are not.
     """
-    results = files.finish()
-    failed = [result for result in results if result.failed]
-    restored = len(results) - len(failed)
-    get_console().print(f"{restored} restored image(s) are in {output}", soft_wrap=True)
+    results = files.results()
+    restored = [index for index, result in enumerate(results) if not result.failed]
+    if page is not None:
+        page.write(files, restored)
+        get_console().print(f"{page.page} shows them before and after", soft_wrap=True)
+    if references:
+        scores = score(files, restored, references)
+        print_scores(files, scores, len(restored))
+        for index, values in scores.items():
+            results[index] = results[index]._replace(psnr=f"{values[1]:.4f}", ssim=f"{values[3]:.6f}")
+    files.finish(results)
+    get_console().print(f"{len(restored)} restored image(s) are in {files.output}", soft_wrap=True)
+    failed = [result.file for result in results if result.failed]
     if failed:
-        more = ", …" if len(failed) > 3 else ""
-        listed = ", ".join(result.file for result in failed[:3]) + more
+        listed = ", ".join(failed[:3]) + (", …" if len(failed) > 3 else "")
         raise ValueError(
             f"{len(failed)} of {len(results)} file(s) could not be restored ({listed}): see {files.table.path}"
         )

@@ -61,6 +61,7 @@ class RestoredFiles:
         if output.is_file():
             raise ValueError(f"--output {output} is a file: name a folder")
         self.paths = paths
+        self.output = output
         self.targets = [output / f"{n}{file_format.suffix(path)}" for n, path in zip(names, paths, strict=True)]
         self.labels = [path.name if source.is_file() else path.relative_to(source).as_posix() for path in paths]
         self.file_format = file_format
@@ -127,13 +128,14 @@ class RestoredFiles:
         sys.stderr.write(f"left out: {error}\n")
         self.table.append(Result(self.labels[index], status=f"{FAILED}: {error}"))
 
-    def finish(self) -> list[Result]:
-        """Put the table in order, with a row for every file, and return the rows of the files."""
+    def results(self) -> list[Result]:
+        """What became of each file; of one that was finished before, and has no row, only its name."""
         rows = self.table.read()
-        for label in self.labels:
-            rows.setdefault(label, Result(label))
-        self.table.write(rows.values())
-        return [rows[label] for label in self.labels]
+        return [rows.get(label, Result(label)) for label in self.labels]
+
+    def finish(self, results: Sequence[Result]) -> None:
+        """Put the table in order, with these rows of the files."""
+        self.table.write((self.table.read() | {result.file: result for result in results}).values())
 
 
 class RestorationWriter(BasePredictionWriter):

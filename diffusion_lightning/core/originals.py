@@ -198,7 +198,8 @@ def _metadata(image: Image.Image) -> tuple[Image.Exif | None, tuple[float, float
         for tag in [tag for tag in exif if tag == ORIENTATION or (image.format == "TIFF" and tag not in _DESCRIPTIVE)]:
             del exif[tag]
         for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            exif.get_ifd(directory)  # now, while the file is open
+            if directory in exif:
+                exif.get_ifd(directory)  # now, while the file is open
     with suppress(Exception):
         dpi = tuple(float(number) for number in image.info["dpi"])
     return exif, dpi if dpi is not None and len(dpi) == 2 and min(dpi) > 0 else None

@@ -239,3 +239,110 @@ def test_restored_images_do_not_depend_on_what_shares_the_folder(tmp_path: Path,
         run(tmp_path, *words(checkpoint, "--output=again", "--batch_size=1"))
     assert np.array_equal(pixels_of(tmp_path / "again/image_02.png"), before)
     assert written_request(tmp_path / "again/image_02.png") == written_request(tmp_path / "out/image_02.png")
+
+
+def test_formats_names_and_metadata_are_those_that_are_chosen(tmp_path: Path, checkpoint: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    (tmp_path / "in").mkdir()
+    ramp = Image.fromarray((np.indices((8, 8)).sum(0) * 16).astype(np.uint8))
+    for name in ("a.png", "a.jpg", "b.JPEG", "c.bmp", "d.tif", "e.webp"):
+        ramp.save(tmp_path / "in" / name, **({} if name == "c.bmp" else {"exif": exif}))
+    made = {
+        "same": {"a.png", "a.jpg", "b.JPEG", "c.png", "d.tif", "e.webp"},
+        "png": {"a.png.png", "a.jpg.png", "b.png", "c.png", "d.png", "e.png"},
+        "jpeg": {"a.png.jpg", "a.jpg.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"},
+        "tiff": {"a.png.tif", "a.jpg.tif", "b.tif", "c.tif", "d.tif", "e.tif"},
+    }
+    for name, expected in made.items():
+        run(tmp_path, *words(checkpoint, f"--format={name}", f"--output={name}"))
+        assert set(contents(tmp_path / name)) == expected
+        for file in expected:
+            image = Image.open(tmp_path / name / file)
+            assert image.format == {".png": "PNG", ".tif": "TIFF", ".webp": "WEBP"}.get(
+                file[file.rindex(".") :], "JPEG"
+            )
+            assert (image.getexif().get(0x010F) == "Camera") == (file[0] != "c")
+    expected_pixels = pixels_of(tmp_path / "png/c.png")
+    for path in (tmp_path / "same/c.png", tmp_path / "tiff/c.tif"):
+        assert np.array_equal(pixels_of(path), expected_pixels)
+    assert abs(pixels_of(tmp_path / "jpeg/c.jpg") - expected_pixels).max() <= 8
+    run(tmp_path, *words(checkpoint, "--format=same", "--output=plain", "--metadata=strip"))
+    assert all(0x010F not in Image.open(path).getexif() for path in (tmp_path / "plain").glob("[ab]*"))
+
+
+def test_a_quality_out_of_its_range_is_one_line(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "in", 1)
+    failure = fail(tmp_path, capsys, *words(checkpoint, "--format=jpeg", "--quality=0"))
+    assert failure.errors == ["error: quality=0: choose a value from 1 to 100"]
+
+
+def test_an_animation_is_restored_by_its_first_frame_on_request(tmp_path: Path, checkpoint: Path) -> None:
+    paths = write_images(tmp_path, 2, mode="L")
+    (tmp_path / "in").mkdir()
+    frames = [Image.open(path).convert("P") for path in paths]
+    frames[0].save(tmp_path / "in/a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"in/a\.gif cannot be read as an image: it has 2 frames"):
+        run(tmp_path, *words(checkpoint))
+    assert not (tmp_path / "out").exists()
+    run(tmp_path, *words(checkpoint, "--frames=first"))
+    assert pixels_of(tmp_path / "out/a.png").shape[:2] == (8, 8)
+
+
+def test_a_page_shows_each_image_before_and_after(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "in", 2, size=(8, 12), mode="L")
+    (tmp_path / "in/image_01.png").rename(tmp_path / "in/<b>&é.png")
+    (tmp_path / "in/bad.png").write_bytes(b"")
+    for _ in range(2):
+        fail(tmp_path, capsys, *words(checkpoint, "--compare=true"))
+    assert files(tmp_path / "out_compare") == {"index.html", "000000.png", "000002.png"}
+    page = (tmp_path / "out_compare/index.html").read_text("utf-8")
+    assert page.count("<img") == 2
+    assert "<figcaption>&lt;b&gt;&amp;é.png</figcaption>" in page
+    assert page.index('src="000000.png"') < page.index("&lt;b&gt;") < page.index('src="000002.png"')
+    shown = pixels_of(tmp_path / "out_compare/000002.png")
+    assert shown.shape == (8, 12 + 8 + 12, 3)
+    assert np.array_equal(shown[:, :12, 0], pixels_of(tmp_path / "in/image_00.png"))
+    assert (shown[:, 12:20] == 255).all()
+    assert np.array_equal(shown[:, 20:, 0], pixels_of(tmp_path / "out/image_00.png"))
+    (tmp_path / "out_compare/index.html").write_text("<html>mine")
+    failure = fail(tmp_path, capsys, *words(checkpoint, "--compare=true"))
+    assert "out_compare/index.html was not written by this program" in failure.errors[0]
+
+
+def test_scores_against_references_are_those_of_scikit_image(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    write_images(tmp_path / "in", 3, size=(16, 20), mode="L")
+    for path in write_images(tmp_path / "clean", 3, size=(16, 20), mode="L"):
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    Image.open(tmp_path / "clean/image_01.png").save(tmp_path / "clean/image_01.bmp")
+    (tmp_path / "clean/image_01.png").unlink()
+    Image.new("L", (4, 4)).save(tmp_path / "clean/image_02.png")
+    run(tmp_path, *words(checkpoint, "--reference=clean"))
+    printed, table = capsys.readouterr().out, rows(tmp_path / "out")
+    assert "1 restored image(s) have no reference of their name and size" in printed
+    assert (table["image_02.png"]["psnr"], table["image_02.png"]["ssim"]) == ("", "")
+    found = []
+    for name, clean in (("image_00.png", "image_00.png"), ("image_01.png", "image_01.bmp")):
+        target = pixels_of(tmp_path / "clean" / clean).astype(np.uint8)
+        for folder in ("in", "out"):
+            image = pixels_of(tmp_path / folder / name).astype(np.uint8)
+            settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+            found.append((peak_signal_noise_ratio(target, image), structural_similarity(target, image, **settings)))
+        assert float(table[name]["psnr"]) == pytest.approx(found[-1][0], abs=1e-3)
+        assert float(table[name]["ssim"]) == pytest.approx(found[-1][1], abs=1e-4)
+    means = [np.mean([found[i][k], found[i + 2][k]]) for k in (0, 1) for i in (0, 1)]
+    line = next(line for line in printed.splitlines() if "mean of 2" in line)
+    assert [float(text) for text in line.split("│")[2:-1]] == pytest.approx(means, abs=0.006)
+    failure = fail(tmp_path, capsys, *words(checkpoint, "--reference=in/none"))
+    assert "in/none" in failure.errors[0]
+    write_images(tmp_path / "others/deep", 1)
+    failure = fail(tmp_path, capsys, *words(checkpoint, "--reference=others"))
+    assert failure.errors[0].startswith("error: --reference others has no image with the name of one to restore")
