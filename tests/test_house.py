@@ -31,7 +31,7 @@ A file also imports from its own folder, without a circle. ``commands/cli.py`` i
 names alone, and the package's own ``__init__`` and ``__main__`` show ``modules`` and ``commands``.
 """
 
-FACES = {"": "core modules", "__main__": "commands", "commands.cli": "modules networks objectives priors"}
+FACES = {"": "core modules commands", "__main__": "commands", "commands.cli": "modules networks objectives priors"}
 """Modules that import further folders to show or to register what is in them."""
 
 LONGEST = 300

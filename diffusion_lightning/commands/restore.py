@@ -18,6 +18,7 @@ from diffusion_lightning.commands.comparison import (
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
+from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
 
@@ -42,7 +43,7 @@ def restore(
     compare: bool = False,
     reference: str | None = None,
     overwrite: bool = False,
-) -> None:
+) -> list[Path]:
     """Restore your own degraded images with a trained checkpoint; an interrupted run continues where it stopped.
 
     Args:
@@ -75,13 +76,7 @@ def restore(
             --input degraded_images --output restored
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
-    module.sampling = module.sampling.replace(tiling=choose_tiling(module.denoiser, module.image_shape, tile))
-    name = type(module.degradation).__name__
-    if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):
-        if trainer.is_global_zero:
-            text = f"The random parameters of {name} are unknown for your images: restoring them in one step (Direct)."
-            get_console().print(text, soft_wrap=True)
-        module.sampling = module.sampling.replace(sampler=Direct())
+    prepare_sampling(module, tile, trainer.is_global_zero)
     source, folder = Path(input), Path(output)
     file_format = FileFormat(format, quality, metadata)
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder)])
@@ -92,11 +87,30 @@ def restore(
     inputs = UserImages(paths, module.image_shape[0], severity, batch_size, frames == "first", files)
     if trainer.is_global_zero:
         files.begin()
-        text = f"Restoring {len(paths)} image(s) from {name} at t = {severity:g} with {module.sampling.sampler}"
+        degradation = type(module.degradation).__name__
+        text = f"Restoring {len(paths)} image(s) from {degradation} at t = {severity:g} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
     trainer.sample_to_files(module, inputs, RestorationWriter(files, inputs))
     if trainer.is_global_zero:
         report(files, page, references)
+    return files.targets
+
+
+def prepare_sampling(module: RestorationModule, tile: Tile, talks: bool = True) -> None:
+    """Choose the tiles, and the sampler where the random parameters of the degradation are unknown.
+
+    Args:
+        module: A trained module.
+        tile: Side of the tiles; see ``choose_tiling``.
+        talks: Whether to print that the sampler is another.
+    """
+    module.sampling = module.sampling.replace(tiling=choose_tiling(module.denoiser, module.image_shape, tile))
+    if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):
+        if talks:
+            name = type(module.degradation).__name__
+            text = f"The random parameters of {name} are unknown for your images: restoring them in one step (Direct)."
+            get_console().print(text, soft_wrap=True)
+        module.sampling = module.sampling.replace(sampler=Direct())
 
 
 def report(files: RestoredFiles, page: ComparisonPage | None, references: Mapping[int, Path]) -> None:
