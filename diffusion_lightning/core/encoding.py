@@ -81,7 +81,7 @@ class FileFormat(NamedTuple):
             options["dpi"] = original.dpi
         if deep and kind in ("png", "tiff"):
             # Their colours are those of their profile, which therefore stays.
-            return (_deep_png if kind == "png" else _tiff)(values, original.profile, options)
+            return (_deep_png if kind == "png" else _tiff)(values, _fitting_profile(original), options)
         if deep:
             values = np.rint(values / 257).astype(np.uint8)
         image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
@@ -106,12 +106,18 @@ def _colours(
 ) -> tuple[Image.Image, bytes | None]:
     """The image in the colours of the original, as far as the format holds them, and the profile to embed."""
     if deep:
-        return image, original.profile
+        return image, _fitting_profile(original)
     if original.inks and kind in ("jpeg", "tiff"):
         inks = to_inks(image, original.profile) if keep and original.profile is not None else None
         return (image.convert("CMYK"), None) if inks is None else (inks, original.profile)
     converted = from_srgb(image, original.profile) if keep and original.profile is not None else None
     return (image, None) if converted is None else (converted, original.profile)
+
+
+def _fitting_profile(original: Original) -> bytes | None:
+    """The profile of an image whose colours were not converted, if it is one for grey or for RGB, as the image is."""
+    space = b"GRAY" if original.grey else b"RGB "
+    return original.profile if original.profile is not None and original.profile[16:20] == space else None
 
 
 def _deep_png(values: np.ndarray, profile: bytes | None, options: dict[str, Any]) -> bytes:

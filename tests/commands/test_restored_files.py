@@ -346,3 +346,24 @@ def test_scores_against_references_are_those_of_scikit_image(
     write_images(tmp_path / "others/deep", 1)
     failure = fail(tmp_path, capsys, *words(checkpoint, "--reference=others"))
     assert failure.errors[0].startswith("error: --reference others has no image with the name of one to restore")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", 3, mode="L")
+    write, left = Path.write_bytes, [2]
+
+    def fills(self: Path, content: bytes) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            write(self, bytes(content)[:20])
+            raise OSError(28, "No space left on device", str(self))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fills)
+    failure = fail(tmp_path, capsys, *words(checkpoint, "--batch_size=1"))
+    assert failure.status == 1
+    assert len(failure.errors) == 1
+    assert "free space on the disk, or choose another folder" in failure.errors[0]
+    assert files(tmp_path / "out") == {"image_00.png", "image_01.png", "results.csv"}

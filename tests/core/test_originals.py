@@ -192,6 +192,14 @@ def test_metadata_are_kept_or_stripped_in_every_format(tmp_path: Path, suffix: s
     assert ("icc_profile" in image.info) == deep, "whose colours are those of the profile"
 
 
+def test_a_grey_image_of_16_bits_gets_no_profile_for_colours(tmp_path: Path) -> None:
+    original = read_original(write(tmp_path / "a.png", random_values(1, deep=True)))
+    original.profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in (".png", ".tif", ".jpg"):
+        (tmp_path / f"b{suffix}").write_bytes(FileFormat().encode(unchanged(original), original, suffix))
+        assert "icc_profile" not in Image.open(tmp_path / f"b{suffix}").info
+
+
 def test_the_tags_of_a_tiff_that_describe_its_storage_are_left_out(tmp_path: Path) -> None:
     original = read_original(photograph(tmp_path / "a.tif"))
     (tmp_path / "b.png").write_bytes(FileFormat().encode(unchanged(original), original, ".png"))
