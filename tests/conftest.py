@@ -1,4 +1,4 @@
-"""Settings of the whole test suite: the same hypothesis examples in every run, none timed, one thread of torch, slow ones first."""
+"""Settings of the suite: the same hypothesis examples in every run, none timed; one thread; slow tests first."""
 
 import pytest
 import torch
