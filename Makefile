@@ -21,7 +21,7 @@ setup: $(VENV)/.dev ## make .venv and install the package with its development t
 LAST := --trainer.check_val_every_n_epoch 40
 
 # A shorter run of the configuration, in a folder of its own.
-PHOTO := --trainer.max_epochs 4 --trainer.check_val_every_n_epoch 4 --model.lr_scheduler.init_args.T_max 1000
+PHOTO := --trainer.max_epochs 4 --trainer.check_val_every_n_epoch 4
 
 demo: $(VENV)/.dev ## train small models, generate digits, restore digits and photographs, and print the paths (runs/)
 	@echo "1/5 generation: training configs/warm_blur.yaml"

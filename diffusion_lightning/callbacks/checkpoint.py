@@ -1,7 +1,6 @@
 """The checkpoints of a run: the newest state, however the run ends, and the best one by a score."""
 
-import os
-import shutil
+import math
 import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,13 +11,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from rich import get_console
+from torch.nn.modules.batchnorm import _NormBase
 
-from diffusion_lightning.core.checkpoint_files import WholeFileIO, newest_checkpoint
+from diffusion_lightning.core.checkpoint_files import WholeFileIO, checkpoint_folder, link_or_copy
 from diffusion_lightning.core.finite import NonFiniteError
-from diffusion_lightning.core.images import atomic_write
+from diffusion_lightning.core.images import atomic_write, remove_partial
 from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
-from diffusion_lightning.modules.resuming import KEY, complete_batch, position
+from diffusion_lightning.modules.resuming import KEY, complete_batch, position, random_state
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -28,7 +27,7 @@ class _State(NamedTuple):
 
     step: int
     counters: dict[str, Any]
-    random_state: torch.Tensor
+    random_state: list[torch.Tensor]
 
 
 class TrainingCheckpoint(Checkpoint):
@@ -36,7 +35,8 @@ class TrainingCheckpoint(Checkpoint):
 
     ``last.ckpt`` is written before each validation, every few minutes, and when the run ends: at its last step, by
     ``max_time``, Ctrl-C, SIGTERM (each waits for the end of the current step) or an error. A run that is resumed from
-    it continues exactly; a validation that was due is run again. Nothing is written with ``fast_dev_run``.
+    it continues exactly; a validation that was due is run again, unless the run is at its end. Nothing is written with
+    ``fast_dev_run``.
 
     Args:
         dirpath: The folder; ``checkpoints`` in the trainer's ``default_root_dir``, or in the logger's folder if that
@@ -74,8 +74,8 @@ class TrainingCheckpoint(Checkpoint):
         self.best_model_path = ""
         self.folder = Path()
         self._signals = SignalHandler(can_wait=lambda: self._in_training)
-        self._in_training = False
-        self._saved_step = 0
+        self._in_training = self._in_batch = self._in_step = False
+        self._saved_step = -1
         self._saved_at = 0.0
         self._state: _State | None = None
         self._writing_state = False
@@ -83,7 +83,7 @@ class TrainingCheckpoint(Checkpoint):
     @property
     def last_model_path(self) -> str:
         """The path of ``last.ckpt``, under the name that Lightning has for it; empty if this run has not written it."""
-        return str(self.folder / LAST) if self._saved_step > 0 and (self.folder / LAST).exists() else ""
+        return str(self.folder / LAST) if self._saved_step > 0 else ""
 
     @property
     def state_key(self) -> str:
@@ -103,35 +103,50 @@ class TrainingCheckpoint(Checkpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         for other in trainer.checkpoint_callbacks:
-            if isinstance(other, ModelCheckpoint):  # its last checkpoint would not be the newest state
+            if isinstance(other, ModelCheckpoint) and other.save_last:
                 other.save_last = False
-        self._saved_step, self._state, self._in_training = trainer.global_step, None, False
+                rank_zero_info(
+                    f"{LAST} is written by {type(self).__name__}: save_last of ModelCheckpoint is not needed"
+                )
+        if trainer.is_global_zero:
+            remove_partial(self.folder)
+        self._saved_step, self._state = -1, None
+        self._in_training = self._in_batch = self._in_step = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over Ctrl-C and SIGTERM."""
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == (self.folder / LAST).resolve()
+        self._saved_step, self._saved_at = trainer.global_step if resumed else -1, time.monotonic()
         self._signals.install()
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """From now on a signal waits for the end of the batch."""
-        self._in_training = True
+        self._in_training = self._in_batch = True
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        """From now on the weights are those of no step."""
+        self._in_step = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Keep the state, write it if it is time, and end the run if a signal has waited for that."""
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():  # a checkpoint has no gradients
+        self._in_batch = self._in_step = False
+        if trainer.fit_loop.epoch_loop._should_accumulate():  # a checkpoint has no gradients
             return
         counters = trainer.fit_loop.state_dict()
         complete_batch(counters)
-        self._state = _State(trainer.global_step, counters, torch.get_rng_state())
+        self._state = _State(trainer.global_step, counters, random_state(trainer))
         signum = self._agreed_signal(trainer)
         ends = signum is not None or self._ends(trainer)
         if ends or self._is_due(trainer):
             self._write(trainer, final=ends)
+            signum = signum or self._agreed_signal(trainer)  # it may have come while the file was written
         if signum is not None:
             self._in_training = False
             raise Interrupted(signum)
-        self._in_training = not (ends or self._validation_is_next(trainer))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on a signal waits for nothing: the state before the validation has been written."""
+        self._stop_waiting(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep ``last.ckpt``, which was written before this validation, if it is the best so far."""
@@ -144,15 +159,20 @@ class TrainingCheckpoint(Checkpoint):
                 f"{', '.join(sorted(trainer.callback_metrics)) or 'none'}"
             )
         value, best = float(score), self.best_score
-        if self._dry(trainer) or not (best is None or (value < best if self.mode == "min" else value > best)):
+        better = best is None or (value < best if self.mode == "min" else value > best)
+        if self._dry(trainer) or math.isnan(value) or not better:
             return
+        self._write_state(trainer, final=False)  # nothing was written within an accumulation of gradients
+        if self._saved_step != trainer.global_step:
+            return
+        if trainer.is_global_zero:
+            atomic_write(self.folder / BEST, lambda partial: link_or_copy(self.folder / LAST, partial))
         self.best_score, self.best_model_path = value, str(self.folder / BEST)
-        if trainer.is_global_zero and (self.folder / LAST).exists():
-            atomic_write(self.folder / BEST, lambda partial: _copy(self.folder / LAST, partial))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the newest state, unless that was done at the end of the last batch."""
         self._write_state(trainer)
+        self._stop_waiting(trainer)
         self._signals.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -160,13 +180,18 @@ class TrainingCheckpoint(Checkpoint):
         self._signals.restore()
         if trainer.state.fn != TrainerFn.FITTING or self._state is None or isinstance(exception, NonFiniteError):
             return  # the state of a run that diverged is not worth keeping, and the error names the last good one
-        if trainer.world_size == 1:
-            self._write_state(trainer)
-        if self._saved_step > 0 and (self.folder / LAST).exists():
+        if trainer.world_size == 1 and not (self._in_batch and _keeps_statistics(pl_module)):
+            try:
+                self._write_state(trainer)
+            except Exception as failure:  # the error that ended the run is the one to report
+                rank_zero_warn(f"the newest state could not be saved: {failure}")
+        if self._saved_step > 0:
             reason = exception if isinstance(exception, Interrupted) else "the run ended early"
             if isinstance(exception, Interrupted):
                 exception.reported = True
-            text = f"{reason}: {self.folder / LAST} has step {self._saved_step}; resume by fit --ckpt_path last"
+            in_root = Path(trainer.default_root_dir).resolve() != Path.cwd()
+            word = "last" if in_root else self.folder / LAST
+            text = f"{reason}: {self.folder / LAST} has step {self._saved_step}; resume by fit --ckpt_path {word}"
             rank_zero_info(text)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -181,7 +206,7 @@ class TrainingCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score, if its checkpoint is in this run's folder."""
-        if (self.folder / BEST).exists():
+        if (self.folder / BEST).exists() and not math.isnan(state_dict.get("best_score") or 0):
             self.best_score, self.best_model_path = state_dict.get("best_score"), str(self.folder / BEST)
 
     def _ends(self, trainer: Trainer) -> bool:
@@ -190,7 +215,8 @@ class TrainingCheckpoint(Checkpoint):
         steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         done = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # it has this counter
         epochs = last_epoch is not None and last_epoch != -1 and done + 1 >= last_epoch
-        return trainer.should_stop or steps or (epochs and loop.epoch_loop._num_ready_batches_reached())
+        stops = trainer.should_stop and loop._can_stop_early
+        return stops or steps or (epochs and loop.epoch_loop._num_ready_batches_reached())
 
     def _is_due(self, trainer: Trainer) -> bool:
         """Whether it is time to write: before validation, after so many steps or minutes; the same in all processes."""
@@ -220,12 +246,19 @@ class TrainingCheckpoint(Checkpoint):
         received = torch.tensor(signum or 0, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(received, reduce_op="max")) or None
 
-    def _write_state(self, trainer: Trainer) -> None:
-        """Write the state of the end of the last batch, if that was not done and no step was made since."""
-        if self._state is not None and self._saved_step < self._state.step == trainer.global_step:
+    def _stop_waiting(self, trainer: Trainer) -> None:
+        """Raise a signal that came after the last look at it; several processes would not end at the same place."""
+        self._in_training = False
+        if self._signals.received is not None and trainer.world_size == 1:
+            raise Interrupted(self._signals.received)
+
+    def _write_state(self, trainer: Trainer, final: bool = True) -> None:
+        """Write the state of the end of the last batch, if that was not done and no step was begun since."""
+        state = self._state
+        if state is not None and not self._in_step and self._saved_step < state.step == trainer.global_step:
             self._writing_state = True
             try:
-                self._write(trainer, final=True)
+                self._write(trainer, final)
             finally:
                 self._writing_state = False
 
@@ -253,46 +286,6 @@ class TrainingCheckpoint(Checkpoint):
             rank_zero_warn(f"{failure}; training goes on, the next checkpoint is tried in time")
 
 
-def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
-    """Where a trainer's checkpoints lie; must be called on all ranks, because ``log_dir`` is broadcast."""
-    if dirpath is not None:
-        return Path(dirpath).expanduser()
-    root = Path(trainer.default_root_dir)
-    log_dir = trainer.log_dir
-    return (Path(log_dir) if log_dir and root.resolve() == Path.cwd() else root) / "checkpoints"
-
-
-def find_checkpoint(trainer: Trainer, keyword: Literal["last", "best"], optional: bool = False) -> Path | None:
-    """The checkpoint of a keyword: the newest whole one of the run, or the best one; must be called on all ranks.
-
-    Args:
-        trainer: The trainer, with its callbacks.
-        keyword: ``last`` or ``best``.
-        optional: Whether a folder without checkpoints is accepted: a run that is to be resumed may be a new one.
-
-    Returns:
-        The path; None if there is none and it is optional.
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: There are checkpoints, of which none is whole.
-    """
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, TrainingCheckpoint)]
-    folder = checkpoint_folder(trainer, callbacks[0].dirpath if callbacks else None)
-    path = newest_checkpoint(folder) if keyword == "last" else folder / BEST
-    if path is not None and path.is_file():
-        return path
-    if keyword == "last" and optional:
-        if trainer.is_global_zero:
-            get_console().print(f"There is no checkpoint in {folder}: a new run begins.", soft_wrap=True)
-        return None
-    remedy = "train by `fit` first" if keyword == "last" else "train with TrainingCheckpoint(monitor=…) first"
-    raise FileNotFoundError(f"--ckpt_path {keyword}: there is no checkpoint {folder / f'{keyword}.ckpt'}: {remedy}")
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A second name of the same file, or a copy where the file system has no such names."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _keeps_statistics(module: LightningModule) -> bool:
+    """Whether a forward pass changes buffers, which an interrupted batch leaves changed."""
+    return any(isinstance(part, _NormBase) and part.track_running_stats for part in module.modules())

@@ -46,7 +46,7 @@ class EMA(WeightAveraging):
         """Copy the weights for the average, and reset the number of updates."""
         if stage == "fit":
             self._average_model = AveragedModel(copy_weights(pl_module), use_buffers=False)
-            self.updates, self._swapped = 0, False
+            self.updates, self._swapped, self._latest_update_step = 0, False, 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the average to the model's device; its precision is at least float32."""

@@ -26,7 +26,7 @@ import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
-from diffusion_lightning.callbacks.checkpoint import find_checkpoint
+from diffusion_lightning.commands.checkpoints import find_checkpoint
 from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, prepare_yaml
 from diffusion_lightning.commands.curves import begin_curves
 from diffusion_lightning.commands.errors import errors_on_one_line

@@ -25,7 +25,7 @@ def begin_curves(trainer: Trainer, checkpoint: str | None) -> None:
         if checkpoint is None:
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning
             callbacks.insert(0, _EarlierCurves(Path(logger.log_dir)))
-        else:
+        elif Path(checkpoint).is_file():  # and not Lightning's keyword hpc
             # SummaryWriter then marks the steps from here on as void: the earlier run may have gone beyond them.
             logger._kwargs["purge_step"] = _next_step(read_checkpoint(checkpoint))
 

@@ -27,7 +27,7 @@ SHOW_TRACEBACK = "DIFFUSION_LIGHTNING_TRACEBACK"
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
-LOST = r"Connection (closed|reset) by peer|Broken pipe|[Gg]loo|NCCL|TCPStore"
+LOST = r"Connection (closed|reset) by peer|Broken pipe|\b[Gg]loo\b|\bNCCL\b|\bTCPStore\b"
 """A pattern of the errors of a process that waits in vain for another."""
 
 LONGEST = 1000

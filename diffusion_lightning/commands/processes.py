@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -37,6 +38,7 @@ class Launcher(_SubprocessScriptLauncher):
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:
             self._call_children_scripts()
+            _set_num_threads_if_needed(num_processes=self.num_processes)
             _children[:] = self.procs
             threading.Thread(target=_end_with_a_child, daemon=True, name="watch the other ranks").start()
         return function(*args, **kwargs)
@@ -65,13 +67,14 @@ def ended_rank() -> str | None:
     return None
 
 
-def join_processes(seconds: float = GRACE) -> None:
-    """Wait for the other ranks to end; those that do not are killed.
+def join_processes() -> None:
+    """Wait for the other ranks, which may have more to do than this one.
 
     Raises:
-        RuntimeError: One of them has failed.
+        ChildProcessError: One of them has failed; the others are killed.
     """
-    _wait(seconds)
+    while any(child.poll() is None for child in _children) and not _failed():
+        time.sleep(PERIOD / 10)
     failed = ended_rank() if any(child.poll() not in INTERRUPTED for child in _children) else None
     kill_processes()
     if failed is not None:
@@ -104,9 +107,13 @@ def _end_with_a_child() -> None:
     """In rank 0: end this process if a child has failed and this process does not end by itself."""
     while True:
         time.sleep(PERIOD)
-        if any(child.poll() is not None and child.returncode not in INTERRUPTED for child in list(_children)):
+        if _failed():
             time.sleep(GRACE)
-            _exit(f"{ended_rank()}")
+            _exit(f"error: {ended_rank()}")
+        codes = [child.poll() for child in list(_children)]
+        if interrupted := next((code for code in codes if code in INTERRUPTED - {0}), None):
+            time.sleep(GRACE)
+            _exit(f"rank {codes.index(interrupted) + 1} was interrupted: all processes of this run end", interrupted)
 
 
 def _end_with_the_parent() -> None:
@@ -115,13 +122,17 @@ def _end_with_the_parent() -> None:
     while os.getppid() == parent:
         time.sleep(PERIOD)
     # Its exit code is for the process that started it; one that is not killed waits for the others.
-    _exit("rank 0 ended without a word, probably with SIGKILL (exit code -9): all processes of this run end")
+    _exit("error: rank 0 ended without a word, probably with SIGKILL (exit code -9): all processes of this run end")
 
 
-def _exit(message: str) -> None:
+def _failed() -> bool:
+    return any(child.poll() is not None and child.returncode not in INTERRUPTED for child in list(_children))
+
+
+def _exit(message: str, code: int = 1) -> None:
     """End the process even if it waits in a collective operation, where no exception can reach it."""
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
     for child in _children:
         child.kill()
-    os._exit(1)
+    os._exit(code)

@@ -172,7 +172,7 @@ class RestorationWriter(BasePredictionWriter):
         seconds = (time.perf_counter() - self._start) / len(prediction)
         seed = str(pl_module.sampling.seed)
         for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
-            row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3f}", seed=seed)
+            row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}", seed=seed)
             self.files.write(index, image, self.inputs.originals.pop(index), row)
 
 

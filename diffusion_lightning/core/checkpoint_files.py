@@ -1,12 +1,14 @@
 """Whole checkpoint files: written aside, read back, then renamed, and the newest whole one of a folder."""
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from diffusion_lightning.core.checkpoints import read_checkpoint
@@ -22,7 +24,7 @@ class WholeFileIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint by ``read_checkpoint``; with ``weights_only`` False one with objects of any class."""
-        if weights_only is False:
+        if weights_only is False or "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only)
         return read_checkpoint(path, mmap=False)  # the file may be written anew while its tensors are in use
 
@@ -32,7 +34,7 @@ class WholeFileIO(TorchCheckpointIO):
         Raises:
             OSError: It could not be written whole, because the disk is full for instance. The old file is untouched.
         """
-        if "://" in str(path):
+        if "://" in str(path):  # the file system of another machine: fsspec's own way
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         atomic_write(path, lambda partial: _write(checkpoint, partial))
@@ -62,7 +64,7 @@ def _flush(path: Path) -> None:
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint of a folder; None if the folder has no checkpoint.
+    """The newest whole checkpoint of a folder, of those that a run can be resumed from; None if the folder has none.
 
     Raises:
         ValueError: It has some, of which none is whole.
@@ -71,7 +73,8 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     found = sorted(Path(folder).glob("*.ckpt"), key=lambda path: (path.stat().st_mtime, path.stem), reverse=True)
     for path in found:
         try:
-            read_checkpoint(path)
+            if "optimizer_states" not in read_checkpoint(path):
+                raise ValueError(f"{path} has weights alone")
         except ValueError as error:
             newest = newest or error
             rank_zero_warn(f"{path} is passed over: {error}")
@@ -80,3 +83,20 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     if newest is not None:
         raise ValueError(f"{newest}; none of the {len(found)} in {folder} is whole") from newest
     return None
+
+
+def checkpoint_folder(trainer: Trainer, dirpath: str | None = None) -> Path:
+    """Where a trainer's checkpoints lie; must be called on all ranks, because ``log_dir`` is broadcast."""
+    if dirpath is not None:
+        return Path(dirpath).expanduser()
+    root = Path(trainer.default_root_dir)
+    log_dir = trainer.log_dir
+    return (Path(log_dir) if log_dir and root.resolve() == Path.cwd() else root) / "checkpoints"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

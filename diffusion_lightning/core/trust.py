@@ -46,8 +46,12 @@ CLASSES: dict[str, type | tuple[type, ...]] = {
 }
 """The modules whose classes a checkpoint may name, and what these must be subclasses of."""
 
-DOWNLOADS = ("kornia.filters.dexined",)
-"""Modules among them whose classes fetch weights from the internet."""
+DOWNLOADS = (
+    "kornia.filters.dexined",
+    "kornia.filters.dissolving",
+    "kornia.augmentation._2d.intensity.dissolving",
+)
+"""Modules among them whose classes fetch weights, or even code, from the internet."""
 
 FUNCTIONS = (*IMAGE_MODULES, "torchvision.transforms.functional", "torchvision.transforms.v2.functional")
 """The modules whose functions a checkpoint may name."""
@@ -125,6 +129,8 @@ def _check_entry(key: Any, value: Any, place: str, source: str | Path) -> Any:
         raise ValueError(f"{source}: the hyperparameter {place} has a key {key!r}, which is not a name")
     if key == "class_path":
         return _check_class(value, place, source)
+    if key == "dict_kwargs" and value and not _trusted.get():
+        raise ValueError(f"{source}: {place} has arguments that its class does not name: `fit` did not write it")
     if key == "download" and value and not _is_trusted(f"{PACKAGE}.data"):
         raise ValueError(f"{source}: {place} would download data: if you trust the file, add --trust {PACKAGE}.data")
     if key == "function" and isinstance(value, str) and not _may_be_named(value):

@@ -87,8 +87,9 @@ class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
         """
         settings = (map_location, hparams_file, strict, weights_only is not False)
         with trusting(trust):
-            if weights_only is not False and hparams_file is None:
-                kwargs = checked_arguments(checkpoint_path) | kwargs
+            if weights_only is not False:
+                arguments = checked_arguments(checkpoint_path)  # read in any case: it refuses a file that is unsafe
+                kwargs = (arguments if hparams_file is None else {}) | kwargs
             return super().load_from_checkpoint(checkpoint_path, *settings, **kwargs)
 
     @abstractmethod
@@ -169,8 +170,8 @@ class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
         """
         if self._trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING:
             check_checkpoint(self, checkpoint, self.kept_when_resuming)
-            self._resumed = checkpoint if self.trainer.state.fn == TrainerFn.FITTING else None
-        self._position = checkpoint.get(resuming.KEY)
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                self._resumed, self._position = checkpoint, checkpoint.get(resuming.KEY)
 
     def on_fit_start(self) -> None:
         """Check the states of the optimizers of a resumed run, which are made by now and not yet restored.

@@ -19,8 +19,9 @@ KEY = "resume"
 def save_position(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Save the random state of every process, and whether the checkpoint is of the end of a training batch.
 
-    Such a checkpoint is written in ``on_train_batch_end``, or in validation after that batch. Its counters are changed
-    to those of a completed batch. Checkpoints of the end of an epoch have Lightning's counters, which are right.
+    Such a checkpoint is written in ``on_train_batch_end``, or in validation after that batch, or by hand or by another
+    callback once a run has stopped within an epoch. Its counters are changed to those of a completed batch.
+    Checkpoints of the end of an epoch have Lightning's counters, which are right.
 
     Args:
         trainer: The trainer, in ``fit``.
@@ -30,32 +31,40 @@ def save_position(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         return
     loop: Any = trainer.fit_loop.epoch_loop
     ending = loop.batch_progress.current.processed == loop.batch_progress.current.completed + 1
+    stopped = not ending and not trainer.validating and _stopped_within_epoch(trainer)
     if ending:
         complete_batch(checkpoint["loops"]["fit_loop"])
+    if stopped:
+        _go_back_to_batch(checkpoint["loops"]["fit_loop"])
     ended = trainer.validating and loop.val_loop._has_run and loop.val_loop.batch_progress.is_last_batch
-    checkpoint[KEY] = position(trainer, torch.get_rng_state(), ending or trainer.validating, ended)
+    within = ending or stopped or trainer.validating
+    checkpoint[KEY] = position(trainer, random_state(trainer), within, ended or stopped)
+
+
+def random_state(trainer: Trainer) -> list[Tensor]:
+    """The states of torch's generators in this process: of the CPU, and of the GPU if one is used."""
+    device = trainer.strategy.root_device
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def position(
-    trainer: Trainer, random_state: Tensor, within_epoch: bool = True, validated: bool = False
+    trainer: Trainer, states: list[Tensor], within_epoch: bool = True, validated: bool = False
 ) -> dict[str, Any]:
     """The entry ``resume`` of a checkpoint; to be called in all processes.
 
     Args:
         trainer: The trainer.
-        random_state: The state of torch's generator on the CPU, of this process.
+        states: The ``random_state`` of this process.
         within_epoch: Whether the checkpoint is of the end of a training batch.
         validated: Whether the validation after that batch has been run.
     """
-    device = trainer.strategy.root_device
-    states = [random_state]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
     if trainer.world_size > 1:
+        device = trainer.strategy.root_device
         states = [trainer.strategy.all_gather(state.to(device)).cpu() for state in states]
     else:
         states = [state[None] for state in states]
-    return {"within_epoch": within_epoch, "validated": validated, "random_state": states}
+    found = {"within_epoch": within_epoch, "validated": validated, "random_state": states}
+    return found | {"images_per_batch": _images_per_batch(trainer)}
 
 
 def complete_batch(counters: dict[str, Any]) -> None:
@@ -69,14 +78,47 @@ def complete_batch(counters: dict[str, Any]) -> None:
         batches["completed"] = batches["processed"]
 
 
+def _stopped_within_epoch(trainer: Trainer) -> bool:
+    """Whether a run has stopped before the end of an epoch, which Lightning then counts as a whole one."""
+    loop: Any = trainer.fit_loop
+    batches = loop.epoch_loop.batch_progress
+    return 0 < batches.current.completed < loop.max_batches and not batches.is_last_batch
+
+
+def _go_back_to_batch(counters: dict[str, Any]) -> None:
+    """Count what followed the last batch as not done: the end of the epoch, and a batch that was begun."""
+    for tracker in ("total", "current"):
+        batches, epochs = (counters[name][tracker] for name in ("epoch_loop.batch_progress", "epoch_progress"))
+        batches |= dict.fromkeys(("ready", "started", "processed"), batches["completed"])
+        epochs |= dict.fromkeys(("processed", "completed"), epochs["started"] - 1)
+    counters["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def _images_per_batch(trainer: Trainer) -> int | None:
+    """Images of a training batch on all devices; None if the loader does not say."""
+    loaders = trainer.fit_loop._combined_loader
+    sizes = [getattr(loader, "batch_size", None) for loader in loaders.flattened] if loaders is not None else []
+    return sizes[0] * trainer.world_size if len(sizes) == 1 and isinstance(sizes[0], int) else None
+
+
 def continue_run(trainer: Trainer, saved: dict[str, Any]) -> None:
     """Continue a run at the batch after its checkpoint; to be called in ``on_train_start``.
 
     Args:
         trainer: The trainer, whose loops are restored.
         saved: The entry ``resume`` of the checkpoint.
+
+    Raises:
+        ValueError: The checkpoint is of the middle of an epoch, and the batches are of another size now.
     """
     loop: Any = trainer.fit_loop
+    then, now = saved.get("images_per_batch"), _images_per_batch(trainer)
+    if saved["within_epoch"] and then != now:
+        raise ValueError(
+            f"{trainer.ckpt_path} was written within an epoch of {then} images per step, this run has {now}: give the "
+            "--data.batch_size and --trainer.devices that it was trained with, or start a new run from its weights by "
+            "--weights instead of --ckpt_path"
+        )
     batches = loop.epoch_loop.batch_progress.current.completed if saved["within_epoch"] else 0
     for loader in loop._combined_loader.flattened:
         order: Any = getattr(loader, "sampler", None)

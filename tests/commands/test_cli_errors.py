@@ -101,7 +101,7 @@ def test_yaml_with_arguments_but_no_class_is_one_line(tmp_path: Path, capsys: py
         ),
         (
             ["--data=Nonsense"],
-            "choose AFHQ, CIFAR10, CelebA, Digits, Emoji, FashionMNIST, ImageFolder, MNIST or an",
+            "choose AFHQ, CIFAR10, CelebA, Digits, Emoji, FashionMNIST, ImageFolder, MNIST, Photographs or an",
         ),
         (
             ["--model.discriminator=Discriminator"],

@@ -92,6 +92,49 @@ def test_the_best_checkpoint_has_the_weights_of_the_best_score(tmp_path: Path) -
     assert scores.index(min(scores)) < 5, "else last and best are the same"
 
 
+def score_sequence(folder: Path, values: list[float], **settings: Any) -> tuple[TrainingCheckpoint, list[int]]:
+    """A run whose validations give these scores; the callback, and the steps at which they were given."""
+    steps: list[int] = []
+
+    class Give(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, module: Any) -> None:
+            module.log("val/given", values[len(steps)])
+            steps.append(trainer.global_step)
+
+    saved = TrainingCheckpoint(str(folder), monitor="val/given")
+    trainer = tiny_trainer(folder, Give(), saved, enable_checkpointing=True, max_steps=len(values), **settings)
+    trainer.fit(tiny_module(), datamodule=Stored(8, batch_size=4))
+    return saved, steps
+
+
+def test_a_score_of_nan_is_never_the_best(tmp_path: Path) -> None:
+    within = {"val_check_interval": 1, "check_val_every_n_epoch": None}
+    saved, _ = score_sequence(tmp_path, [float("nan"), 3.0, 2.0, float("nan")], **within)
+    assert saved.best_score == 2
+    assert step_of(tmp_path / "best.ckpt") == 3
+
+
+def test_the_best_state_is_kept_within_an_accumulation_of_gradients(tmp_path: Path) -> None:
+    within = {"val_check_interval": 3, "check_val_every_n_epoch": None, "accumulate_grad_batches": 2}
+    saved, steps = score_sequence(tmp_path, [1.0, 2.0, 3.0, 4.0], **within)
+    assert saved.best_score == 1
+    assert step_of(tmp_path / "best.ckpt") == steps[0] > 0
+
+
+def test_an_error_within_an_optimizer_step_keeps_the_state_before(tmp_path: Path) -> None:
+    class Halfway(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step(closure)
+            if trainer.global_step == 3:
+                raise RuntimeError("halfway")
+
+    saved = TrainingCheckpoint(str(tmp_path), every_n_steps=2)
+    trainer = tiny_trainer(tmp_path, saved, enable_checkpointing=True, max_steps=9, limit_val_batches=0)
+    with pytest.raises(RuntimeError, match="halfway"):
+        trainer.fit(tiny_module(optimizer=lambda p: Halfway(p, lr=0.1)), datamodule=Stored(8, batch_size=4))
+    assert step_of(tmp_path / "last.ckpt") == 2
+
+
 def test_a_monitor_that_is_not_logged_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = ["--trainer.callbacks=TrainingCheckpoint", "--trainer.callbacks.monitor=val/fidd"]
     failure = fail(tmp_path, capsys, "fit", "--config", DEBUG, *QUIET, *wrong)

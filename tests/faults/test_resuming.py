@@ -88,6 +88,7 @@ def fit(
     workers: int = 0,
     dropout: bool = False,
     every_n_steps: int | None = None,
+    batch_size: int = 4,
     **settings: Any,
 ) -> tuple[dict[str, Any] | None, Record, Scores]:
     """Train on 22 images in batches of 4: five batches an epoch; the last checkpoint, and what happened."""
@@ -114,7 +115,7 @@ def fit(
         log_every_n_steps=1,
         **settings,
     )
-    data = Stored(22, batch_size=4, seed=3, num_workers=workers)
+    data = Stored(22, batch_size=batch_size, seed=3, num_workers=workers)
     with suppress(Stop):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     last = folder / "last.ckpt"
@@ -253,3 +254,31 @@ def test_a_run_of_two_processes_continues_exactly(settings: dict[str, Any], tmp_
     whole, resumed = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "resumed"))
     assert whole["global_step"] == 17
     assert differences(whole, resumed) == []
+
+
+def test_a_checkpoint_saved_by_hand_after_a_run_continues_exactly(tmp_path: Path) -> None:
+    class ByHand(Callback):
+        def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
+
+    expected, *_ = fit(tmp_path / "whole", **STEPS)
+    fit(tmp_path / "part", ByHand(), max_steps=7)
+    resumed, *_ = fit(tmp_path / "resumed", resume=tmp_path / "by_hand.ckpt", **STEPS)
+    assert differences(expected, resumed) == []
+
+
+def test_batches_of_another_size_within_an_epoch_are_refused(tmp_path: Path) -> None:
+    fit(tmp_path / "part", max_steps=7)
+    with pytest.raises(ValueError, match="epoch of 4 images per step, this run has 5: give the --data.batch_size"):
+        fit(tmp_path / "resumed", resume=tmp_path / "part/last.ckpt", batch_size=5, **STEPS)
+
+
+def test_training_after_validating_a_checkpoint_begins_at_the_first_image(tmp_path: Path) -> None:
+    _, whole, _ = fit(tmp_path / "part", max_steps=7)
+    module, record = tiny_module(denoiser=network(dropout=False)), Record()
+    settings: dict[str, Any] = {"max_steps": 3, "limit_val_batches": 2}
+    data = Stored(22, batch_size=4, seed=3)
+    last = tmp_path / "part/last.ckpt"
+    tiny_trainer(tmp_path, EMA(), **settings).validate(module, datamodule=data, ckpt_path=last, weights_only=True)
+    tiny_trainer(tmp_path, record, **settings).fit(module, datamodule=data)
+    assert record.images == whole.images[:3]

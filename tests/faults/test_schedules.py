@@ -250,6 +250,8 @@ STEPS = {  # what was written as T_max in each file
     "text_to_image": 4250,
     "text_to_image_cold": 2550,
     "upsample": 1020,
+    "photo_blur": 2000,
+    "photo_pixelate": 1500,
 }
 SCHEDULED = {
     path.stem: yaml.safe_load(path.read_text())
