@@ -96,6 +96,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a function with a path of a type": transform(["os.system"]),
     "an activation by its path": {"denoiser": {**LAYER, "init_args": LAYER["init_args"] | {"activation": "os.system"}}},
     # Classes by their import paths.
+    "Kornia's downloaded pipeline": {"denoiser": spec("kornia.filters.StableDiffusionDissolving", version="1.5")},
+    "Kornia's downloaded augmentation": {"denoiser": spec("kornia.augmentation.RandomDissolving", step_range=[1, 2])},
+    "arguments that no class names": {"denoiser": {**LAYER, "dict_kwargs": {"trust_remote_code": True}}},
     "Popen as the degradation": {"degradation": spec("subprocess.Popen", **TOUCH)},
     "Popen in an argument of any type": transform("kornia.filters.motion_blur", x=spec("subprocess.Popen", **TOUCH)),
     "Popen in a list in a dict": transform("kornia.filters.motion_blur", x=[{"y": spec("subprocess.Popen", **TOUCH)}]),
@@ -184,6 +187,15 @@ def test_a_hostile_hyperparameter_is_named_and_refused(checkpoint: Path, here: P
     with working_in(here), pytest.raises(ValueError, match=str(bad)):
         load_frozen(bad)
     assert not (here / "pwned").exists()
+    assert LOCAL not in sys.modules
+
+
+def test_a_file_of_hyperparameters_leaves_the_checkpoint_checked(checkpoint: Path, here: Path) -> None:
+    entries = {"hparams": {"denoiser": spec(f"{LOCAL}.Net")}}
+    bad = hostile(checkpoint, here.parent / "bad.ckpt", entries)
+    (here / "mine.yaml").write_text("clip_denoised: true")
+    with working_in(here), pytest.raises(ValueError, match="is not a checkpoint"):
+        RestorationModule.load_from_checkpoint(bad, hparams_file="mine.yaml", weights_only=True)
     assert LOCAL not in sys.modules
 
 

@@ -269,7 +269,7 @@ def test_a_checkpoint_saved_by_hand_after_a_run_continues_exactly(tmp_path: Path
 
 def test_batches_of_another_size_within_an_epoch_are_refused(tmp_path: Path) -> None:
     fit(tmp_path / "part", max_steps=7)
-    with pytest.raises(ValueError, match="epoch of 4 images per step, this run has 5: give the --data.batch_size"):
+    with pytest.raises(ValueError, match=r"epoch of 4 images per step, this run has 5: give the --data\.batch_size"):
         fit(tmp_path / "resumed", resume=tmp_path / "part/last.ckpt", batch_size=5, **STEPS)
 
 
