@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
+from diffusion_lightning.commands.severity import Severity
 from diffusion_lightning.core.conditions import Condition, select_cyclic
 from diffusion_lightning.core.files import is_special
 from diffusion_lightning.core.images import from_uint8, read_image
@@ -129,20 +130,25 @@ class UserImages(SamplingInputs):
     Args:
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
-        severity: Their assumed severity t, in (0, 1].
+        severity: Their assumed severity t, in (0, 1]; or ``auto``: the module estimates that of each.
         batch_size: Images at once per device, fewer where they are large.
 
     Raises:
         ImageReadError: An image cannot be read.
+
+    Attributes:
+        estimates: Of each image by its index the estimated severity t and its standard deviation.
     """
 
-    def __init__(self, paths: Sequence[Path], channels: int, severity: float, batch_size: int) -> None:
+    def __init__(self, paths: Sequence[Path], channels: int, severity: Severity, batch_size: int) -> None:
         super().__init__(len(paths), batch_size)
-        if not 0 < severity <= 1:
+        if severity != "auto" and not 0 < severity <= 1:
             raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
         self.paths = paths
         self.channels = channels
-        self.t_start = severity
+        self.severity = severity
+        self.t_start = 1.0 if severity == "auto" else severity
+        self.estimates: dict[int, tuple[float, float]] = {}
         self.sizes = [read_image(path, channels).shape for path in paths]
 
     def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,7 +168,12 @@ class UserImages(SamplingInputs):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The images as x_t; the random parameters of their degradation are unknown."""
         x = from_uint8(batch[0])
-        return RestorationBatch(x, x, times_like(x, self.t_start), None, {}, batch[1])
+        t = times_like(x, self.t_start)
+        if self.severity == "auto":
+            assert self.trainer is not None
+            t, std = as_restoration_module(self.trainer.lightning_module).estimate_grid_severity(x)
+            self.estimates |= dict(zip(batch[1].tolist(), zip(t.tolist(), std.tolist(), strict=True), strict=True))
+        return RestorationBatch(x, x, t, None, {}, batch[1])
 
 
 class _RankBatches(IterableDataset):

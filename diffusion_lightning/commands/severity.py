@@ -1,0 +1,49 @@
+"""The severity at which `restore` starts: a number, or estimated for every image."""
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from lightning.pytorch import Trainer
+
+from diffusion_lightning.modules.restoration import RestorationModule
+
+Severity = float | Literal["auto"]
+"""The severity t of images, in (0, 1], or estimated."""
+
+
+def choose_severity(severity: Severity | None, module: RestorationModule) -> Severity:
+    """The severity of a user's images; by default estimated if the module can, else 1.
+
+    Args:
+        severity: What the user has chosen, if anything.
+        module: The trained module.
+
+    Raises:
+        ValueError: It is to be estimated, and the module has no severity estimator.
+    """
+    has_estimator = module.severity_estimator is not None
+    if severity == "auto" and not has_estimator:
+        raise ValueError(
+            "--severity auto: the checkpoint has no severity estimator: give a number, such as --severity 0.5, or "
+            "train one with --model.severity_estimator SeverityEstimator"
+        )
+    return severity if severity is not None else "auto" if has_estimator else 1.0
+
+
+def describe_severities(estimates: Collection[tuple[float, float]], trainer: Trainer) -> str:
+    """``Estimated severity: t = 0.35 to 0.8, ± 0.03``: the range, and the mean uncertainty; for all ranks.
+
+    Args:
+        estimates: t and its standard deviation, of every image of this rank.
+        trainer: The trainer.
+    """
+    device = trainer.strategy.root_device
+    t, std = torch.tensor([*estimates], dtype=torch.float64).reshape(-1, 2).T
+    # A rank without images changes neither the range nor the sums.
+    ends = torch.tensor([min(t.tolist(), default=2.0), -max(t.tolist(), default=-1.0)], device=device)
+    sums = torch.tensor([float(std.sum()), len(std)], device=device)
+    low, minus_high = trainer.strategy.reduce(ends, reduce_op="min").tolist()
+    total, number = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+    span = f"{low:.3g}" if low == -minus_high else f"{low:.3g} to {-minus_high:.3g}"
+    return f"Estimated severity: t = {span}, ± {total / number:.2g}"
