@@ -22,7 +22,7 @@ from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.modules.resume_checks import fits_optimizer
 
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 5e-3
 """Of the estimator's Adam."""
 
 CLEAN_FRACTION = 8
@@ -114,6 +114,7 @@ class EstimatesSeverity(TrainableModule):
         if self.severity_estimator is None:
             return
         self._severity_optimizer = torch.optim.Adam(self.severity_estimator.parameters(), lr=LEARNING_RATE)
+        self._severity_optimizer.zero_grad()
         if self._severity_state is not None:
             state, self._severity_state = self._severity_state, None
             if not fits_optimizer(self._severity_optimizer, state):
@@ -122,10 +123,12 @@ class EstimatesSeverity(TrainableModule):
                     "estimator: resume with the estimator that was trained"
                 )
             self._severity_optimizer.load_state_dict(state)
+        # A checkpoint of a run that ends anywhere has both steps of a batch, or none.
+        self.trainer.optimizers[0].register_step_post_hook(self._step_severity_estimator)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Train the estimator; before the denoiser, so that a checkpoint of the end of a batch has both."""
-        if self.severity_estimator is None or self._severity_optimizer is None:
+        """Compute the estimator's gradient. Its optimizer steps with the denoiser's."""
+        if self.severity_estimator is None:
             return
         clean = batch.clean[::CLEAN_FRACTION]
         images, t = torch.cat([batch.degraded, clean]), torch.cat([batch.t, torch.zeros_like(batch.t[: len(clean)])])
@@ -138,10 +141,14 @@ class EstimatesSeverity(TrainableModule):
         finally:
             self.severity_estimator.requires_grad_(False)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
-        self._severity_optimizer.step()
-        self._severity_optimizer.zero_grad()
+            gradient = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         self.log("train/severity_loss", loss.detach(), batch_size=len(t))
+
+    def _step_severity_estimator(self, *hook_arguments: Any) -> None:
+        if self._severity_optimizer is not None:
+            self._severity_optimizer.step()
+            self._severity_optimizer.zero_grad()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of the estimator's optimizer."""
