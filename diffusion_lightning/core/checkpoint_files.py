@@ -71,7 +71,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     for path in found:
         try:
             read_checkpoint(path)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             rank_zero_warn(f"{path} is passed over: {error}")
         else:
             return path
