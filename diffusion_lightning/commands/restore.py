@@ -7,8 +7,9 @@ from rich import get_console
 
 from diffusion_lightning.callbacks.writer import ImageWriter
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
+from diffusion_lightning.commands.contact_sheet import write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
-from diffusion_lightning.commands.severity import Severity, choose_severity, describe_severities
+from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
 
@@ -20,7 +21,7 @@ def restore(
     datamodule: LightningDataModule | None = None,
     ckpt_path: str | None = None,
     output: str = "restored",
-    severity: Severity | None = None,
+    severity: float | str | None = None,
     sampler: Sampler | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -38,7 +39,8 @@ def restore(
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the restored images: PNG files with the names, sizes and colour profiles of the originals.
         severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way; or
-            `auto`: estimated for every image, the default where the model has a severity estimator. 1 otherwise.
+            `auto`: estimated for every image, the default where the model has a severity estimator, else 1. Several,
+            such as 0.2,0.4,0.6, give one sheet of an image restored from each, to choose from.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
@@ -60,15 +62,18 @@ def restore(
             get_console().print(text, soft_wrap=True)
         module.sampling = module.sampling.replace(sampler=Direct())
     paths, names = find_inputs(Path(input), Path(output))
+    start = choose_severity(severity, module)
+    if isinstance(start, list):
+        write_contact_sheets(trainer, module, paths, names, start, output, overwrite)
+        return
     writer = ImageWriter(output, names, overwrite, originals=paths)
-    severity = choose_severity(severity, module)
-    inputs = UserImages(paths, module.image_shape[0], severity, batch_size)
+    inputs = UserImages(paths, module.image_shape[0], start, batch_size)
     if trainer.is_global_zero:
-        start = "its estimated severity" if severity == "auto" else f"t = {severity:g}"
-        text = f"Restoring {len(paths)} image(s) from {name} at {start} with {module.sampling.sampler}"
+        at = "its estimated severity" if start == "auto" else f"t = {start:g}"
+        text = f"Restoring {len(paths)} image(s) from {name} at {at} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
     trainer.sample_to_files(module, inputs, writer)
-    estimated = describe_severities(inputs.estimates.values(), trainer) if severity == "auto" else None
+    estimated = describe_severities(inputs.estimates.values(), trainer) if start == "auto" else None
     if estimated is not None and trainer.is_global_zero:
         get_console().print(estimated, soft_wrap=True, highlight=False)
     if trainer.is_global_zero:

@@ -12,23 +12,38 @@ Severity = float | Literal["auto"]
 """The severity t of images, in (0, 1], or estimated."""
 
 
-def choose_severity(severity: Severity | None, module: RestorationModule) -> Severity:
-    """The severity of a user's images; by default estimated if the module can, else 1.
+def choose_severity(severity: float | str | None, module: RestorationModule) -> Severity | list[float]:
+    """The severity of a user's images, or several to choose from; by default estimated if the module can, else 1.
 
     Args:
-        severity: What the user has chosen, if anything.
+        severity: What the user has chosen, if anything: a number, ``auto``, or numbers separated by commas.
         module: The trained module.
 
     Raises:
-        ValueError: It is to be estimated, and the module has no severity estimator.
+        ValueError: It is none of these, or to be estimated, and the module has no severity estimator.
     """
     has_estimator = module.severity_estimator is not None
-    if severity == "auto" and not has_estimator:
+    if severity is None:
+        return "auto" if has_estimator else 1.0
+    if severity == "auto":
+        if not has_estimator:
+            raise ValueError(
+                "--severity auto: the checkpoint has no severity estimator: give a number, such as --severity 0.5, or "
+                "train one with --model.severity_estimator SeverityEstimator"
+            )
+        return "auto"
+    if not isinstance(severity, str):
+        return severity
+    try:
+        severities = [float(part) for part in severity.split(",")]
+    except ValueError:
+        severities = []
+    if not severities or not all(0 < t <= 1 for t in severities):
         raise ValueError(
-            "--severity auto: the checkpoint has no severity estimator: give a number, such as --severity 0.5, or "
-            "train one with --model.severity_estimator SeverityEstimator"
+            f"--severity {severity}: give a number in (0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
+            "sheet to choose from"
         )
-    return severity if severity is not None else "auto" if has_estimator else 1.0
+    return severities
 
 
 def describe_severities(estimates: Collection[tuple[float, float]], trainer: Trainer) -> str:

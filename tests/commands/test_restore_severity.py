@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import DEBUG, QUIET, fail, pixels_of, run, write_images
+from helpers.runs import DEBUG, QUIET, fail, files, pixels_of, run, write_images
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.core.images import from_uint8, read_image, save_image, to_uint8
+from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data import Digits
 
 pytest_plugins = ["helpers.runs"]
@@ -71,15 +72,6 @@ def test_estimating_without_an_estimator_names_the_remedy(
     assert not (tmp_path / "restored").exists()
 
 
-def test_a_severity_that_is_a_word_is_an_error(
-    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    end = fail(tmp_path, capsys, "restore", "--ckpt_path", checkpoint, "--input=in", "--severity=much", *QUIET)
-    assert end.status in (1, 2)
-    assert len(end.errors) == 1
-    assert "severity" in end.errors[0]
-
-
 def test_an_estimator_keeps_its_estimates_through_a_checkpoint(estimating: Path) -> None:
     one, two = (RestorationModule.load_from_checkpoint(estimating).eval() for _ in range(2))
     images = torch.rand(2, 1, 8, 8) * 2 - 1
@@ -87,3 +79,30 @@ def test_an_estimator_keeps_its_estimates_through_a_checkpoint(estimating: Path)
     weights = torch.load(estimating, weights_only=True)["state_dict"]
     assert all(torch.equal(value, weights[name]) for name, value in one.state_dict().items())
     assert sum("severity_estimator" in name for name in weights) == 16
+
+
+def test_several_severities_give_a_sheet_to_choose_from(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_images(tmp_path / "in", 2, size=(20, 12), mode="L")[1]
+    run(tmp_path, "restore", "--ckpt_path", checkpoint, "--input=in", "--severity=0.25,1", *QUIET)
+    assert files(tmp_path / "restored") == {"image_00-severities.png", "image_01-severities.png"}
+    assert "2 contact sheet(s) are in restored" in capsys.readouterr().out
+    x = from_uint8(read_image(path, 1))[None]
+    module = RestorationModule.load_from_checkpoint(checkpoint).eval()
+    row = torch.cat([x, module.sample_from(x, 0.25), module.sample_from(x, 1.0)])
+    expected = labelled_grid([row], ["input", "t = 0.25", "t = 1"]).permute(1, 2, 0).numpy().astype(int)
+    assert abs(pixels_of(tmp_path / "restored/image_01-severities.png") - expected).max() <= 1
+
+
+@pytest.mark.parametrize("severity", ["much", "0.2,0", "0.2,", "0.5,1.5"])
+def test_a_severity_out_of_range_or_a_word_is_an_error(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], severity: str
+) -> None:
+    write_images(tmp_path / "in", 1)
+    end = fail(tmp_path, capsys, "restore", "--ckpt_path", checkpoint, "--input=in", f"--severity={severity}", *QUIET)
+    assert end.status == 1
+    assert end.errors == [
+        f"error: --severity {severity}: give a number in (0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
+        "sheet to choose from"
+    ]
