@@ -22,8 +22,8 @@ from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.modules.resume_checks import fits_optimizer
 
-LEARNING_RATE = 5e-3
-"""Of the estimator's Adam."""
+LEARNING_RATE, DECAY_STEPS = 1e-2, 50
+"""Of the estimator's Adam: the rate of step n is LEARNING_RATE / √(1 + n/DECAY_STEPS), for runs of any length."""
 
 CLEAN_FRACTION = 8
 """One training image in this many is also shown without degradation, so that t = 0 is known."""
@@ -33,7 +33,7 @@ MAX_SEVERITIES = 100
 
 
 class SeverityEstimate(NamedTuple):
-    """The severities of images, (B,) in [0, 1], and the standard deviations of their distributions (B,)."""
+    """The severities of images (B,), in [0, 1]: medians of distributions, and their standard deviations (B,)."""
 
     t: Tensor
     std: Tensor
@@ -88,8 +88,8 @@ class EstimatesSeverity(TrainableModule):
         with torch.no_grad():
             p = self._severity_logits(self.severity_estimator, images).softmax(1)
         severities = _severities(p)
-        mean = p @ severities
-        return SeverityEstimate(mean, (p @ severities**2 - mean**2).clamp(min=0).sqrt())
+        variance = p @ severities**2 - (p @ severities) ** 2
+        return SeverityEstimate(_median(p), variance.clamp(min=0).sqrt())
 
     def estimate_grid_severity(self, images: Tensor) -> SeverityEstimate:
         """As ``estimate_severity``, with t rounded to the degradation's grid k/T, or to every n-th k of many."""
@@ -147,6 +147,8 @@ class EstimatesSeverity(TrainableModule):
 
     def _step_severity_estimator(self, *hook_arguments: Any) -> None:
         if self._severity_optimizer is not None:
+            for group in self._severity_optimizer.param_groups:
+                group["lr"] = LEARNING_RATE / (1 + self.trainer.global_step / DECAY_STEPS) ** 0.5
             self._severity_optimizer.step()
             self._severity_optimizer.zero_grad()
 
@@ -195,6 +197,15 @@ def sample_each(
 def _severities(p: Tensor) -> Tensor:
     """0, 1/n, …, 1 for a distribution (B, n + 1)."""
     return torch.linspace(0, 1, p.shape[1], dtype=p.dtype, device=p.device)
+
+
+def _median(p: Tensor) -> Tensor:
+    """The medians (B,) of distributions (B, n + 1), each of whose masses is spread evenly around its severity."""
+    cumulative = p.cumsum(1)
+    cell = (cumulative < 0.5).sum(1, keepdim=True).clamp(max=p.shape[1] - 1)
+    mass, until = p.gather(1, cell), cumulative.gather(1, cell)
+    position = cell + 0.5 - (until - 0.5) / mass.clamp(min=1e-6)
+    return (position[:, 0] / (p.shape[1] - 1)).clamp(0, 1)
 
 
 def _interpolate(t: Tensor, logits: Tensor) -> Tensor:
