@@ -20,13 +20,23 @@ setup: $(VENV)/.dev ## make .venv and install the package with its development t
 # Validated once, at the end, so that each table and image is printed once.
 LAST := --trainer.check_val_every_n_epoch 40
 
-demo: $(VENV)/.dev ## train two small models on digits, generate and restore images with them, and print their paths (runs/)
-	@echo "1/3 generation: training configs/warm_blur.yaml"
+# A shorter run of the configuration, in a folder of its own.
+PHOTO := --trainer.max_epochs 4 --trainer.check_val_every_n_epoch 4 --model.lr_scheduler.init_args.T_max 1000
+
+demo: $(VENV)/.dev ## train small models, generate digits, restore digits and photographs, and print the paths (runs/)
+	@echo "1/5 generation: training configs/warm_blur.yaml"
 	$(CLI) fit --config configs/warm_blur.yaml $(LAST)
-	@echo "2/3 restoration: training configs/blur.yaml"
+	@echo "2/5 restoration: training configs/blur.yaml"
 	$(CLI) fit --config configs/blur.yaml $(LAST)
-	@echo "3/3 generating images"
+	@echo "3/5 restoration of photographs: training configs/photo_blur.yaml, shortened"
+	$(CLI) fit --config configs/photo_blur.yaml $(PHOTO) --trainer.default_root_dir runs/demo/photo_blur
+	@echo "4/5 restoring held-out photographs"
+	$(CLI) preview --config configs/photo_blur.yaml --output runs/demo/photographs/strip.png --files runs/demo/photographs
+	$(CLI) restore --ckpt_path runs/demo/photo_blur/checkpoints/last.ckpt --sampler Direct \
+	    --input runs/demo/photographs/degraded --output runs/demo/photographs/restored
+	@echo "5/5 generating images"
 	$(CLI) generate --ckpt_path runs/warm_blur/checkpoints/last.ckpt --number 64 --output runs/demo/generated
+	@echo "photographs:      runs/demo/photographs/ (degraded, restored, original)"
 	@echo "restored digits:  $$(ls -t runs/blur/images/restored-*.png | head -n 1)"
 	@echo "generated digits: runs/demo/generated/grid.png"
 	@echo "trajectories:     $$(ls -t runs/warm_blur/images/trajectory-*.png | head -n 1)"

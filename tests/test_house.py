@@ -23,7 +23,7 @@ FOLDERS = {
     "metrics": "core degradations data",
     "modules": "core degradations objectives conditioning guidance priors samplers",
     "callbacks": "core degradations data metrics modules samplers",
-    "commands": "core data guidance modules samplers callbacks",
+    "commands": "core data guidance metrics modules samplers callbacks",
 }
 """The folders from the ground up, and those that each of them imports: no others, and all of them.
 
@@ -31,7 +31,7 @@ A file also imports from its own folder, without a circle. ``commands/cli.py`` i
 names alone, and the package's own ``__init__`` and ``__main__`` show ``modules`` and ``commands``.
 """
 
-FACES = {"": "core modules", "__main__": "commands", "commands.cli": "modules networks objectives priors"}
+FACES = {"": "core modules commands", "__main__": "commands", "commands.cli": "modules networks objectives priors"}
 """Modules that import further folders to show or to register what is in them."""
 
 LONGEST = 300

@@ -105,7 +105,7 @@ def test_it_is_trained_as_in_the_paper(name: str) -> None:
     ema, restoration, checkpoint = trainer["callbacks"]
     assert ema["init_args"] == {"decay": 0.995, "start_step": 2000, "every_n_steps": 10}
     assert restoration["init_args"]["features"] == "InceptionV3"
-    assert trainer["max_steps"] % checkpoint["init_args"]["every_n_train_steps"] == 0, "the end must be saved"
+    assert trainer["max_steps"] % checkpoint["init_args"]["every_n_steps"] == 0, "the end must be saved"
 
 
 @every_config

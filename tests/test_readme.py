@@ -19,10 +19,13 @@ from helpers.runs import pixels_of, working_in, write_images
 
 from diffusion_lightning.commands import cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```([\w-]*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 SMALL = {
+    r"^  limit_\w+_batches: .*\n": "",
     r"\bwidth: \d+": "width: 8",
     r"\bimages: \d+": "images: 8",
     r"\bmax_epochs: (\d\d\d|[5-9]\d)": "max_epochs: 1",

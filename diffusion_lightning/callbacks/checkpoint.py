@@ -248,7 +248,7 @@ class TrainingCheckpoint(Checkpoint):
         if failure is None:
             self._saved_step = trainer.global_step
         elif final:
-            raise OSError(failure)
+            raise OSError(f"{failure}; free space on the disk, or choose another --trainer.default_root_dir")
         else:
             rank_zero_warn(f"{failure}; training goes on, the next checkpoint is tried in time")
 

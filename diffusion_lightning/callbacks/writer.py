@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_lightning.core.files import check_outputs
 from diffusion_lightning.core.finite import check_finite
-from diffusion_lightning.core.images import FILE_CHANNELS, embedded_profile, save_image
+from diffusion_lightning.core.images import FILE_CHANNELS, save_image
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.modules.restoration import as_restoration_module
 
@@ -24,7 +24,6 @@ class ImageWriter(BasePredictionWriter):
         output: The folder; ``predictions`` in the trainer's ``default_root_dir`` if None.
         names: The name of image i without its suffix; its number by default.
         overwrite: Whether to replace files that this program did not write.
-        originals: The files whose ICC profiles the images get, image i that of file i; without, the colours are sRGB.
 
     Raises:
         ValueError: The output is a file, or a name is too long or that of a file that must not be overwritten.
@@ -35,7 +34,6 @@ class ImageWriter(BasePredictionWriter):
         output: str | None = None,
         names: Sequence[str] | None = None,
         overwrite: bool = False,
-        originals: Sequence[Path] | None = None,
     ) -> None:
         super().__init__("batch")
         if output is not None and Path(output).is_file():
@@ -43,7 +41,6 @@ class ImageWriter(BasePredictionWriter):
         self.output = output
         self.names = names
         self.overwrite = overwrite
-        self.originals = originals
         if output is not None and names is not None:
             check_outputs((Path(output, f"{name}.png") for name in names), overwrite)
 
@@ -97,8 +94,7 @@ class ImageWriter(BasePredictionWriter):
         for image, number in zip(prediction, batch.index.tolist(), strict=True):
             name = image_name(number) if self.names is None else self.names[number]
             check_finite(image, f"the sampled image {name}.png")
-            profile = None if self.originals is None else embedded_profile(self.originals[number])
-            save_image(image, self._folder(trainer) / f"{name}.png", profile)
+            save_image(image, self._folder(trainer) / f"{name}.png")
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.output) if self.output else Path(trainer.default_root_dir) / "predictions"

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from diffusion_lightning.callbacks.writer import ImageWriter
 from diffusion_lightning.commands.inputs import SamplingInputs
 from diffusion_lightning.core.checkpoints import read_checkpoint
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
@@ -19,19 +26,21 @@ from diffusion_lightning.samplers.tiling import TileProgress
 class PredictingTrainer(Trainer):
     """``lightning.Trainer`` whose ``predict`` can sample into image files, with progress in sampling steps."""
 
-    def sample_to_files(self, module: RestorationModule, inputs: SamplingInputs, writer: ImageWriter) -> None:
+    def sample_to_files(self, module: RestorationModule, inputs: SamplingInputs, writer: BasePredictionWriter) -> None:
         """Sample from the inputs to t = 0 and write the images.
 
         Args:
             module: A trained module.
             inputs: Where sampling starts.
-            writer: Names the files.
+            writer: Writes the files.
         """
-        self.callbacks: list[Callback] = [c for c in self.callbacks if not isinstance(c, ImageWriter)] + [writer]
+        others = [callback for callback in self.callbacks if not isinstance(callback, BasePredictionWriter)]
+        self.callbacks: list[Callback] = [*others, writer]
         steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start)) - 1
         number = -(-inputs.number // self.world_size)
         sampling = module.sampling
-        with self._progress(number * steps, sampling.sampler.nfe_per_step) as progress:
+        with self._progress(number, steps, sampling.sampler.nfe_per_step) as progress:
+            inputs.on_skip = progress.skip
             module.sampling = sampling.replace(on_step=progress.on_step, on_tiles=progress.on_tiles)
             try:
                 self.predict(module, inputs, return_predictions=False)
@@ -40,15 +49,15 @@ class PredictingTrainer(Trainer):
         self.strategy.barrier("written")
 
     @contextmanager
-    def _progress(self, total: int, nfe_per_step: int) -> Iterator["SamplingProgress"]:
+    def _progress(self, images: int, steps: int, nfe_per_step: int) -> Iterator["SamplingProgress"]:
         """A bar over steps, in place of Lightning's over batches, which does not move during a trajectory."""
         bar = self.progress_bar_callback
         if bar is not None:
             bar.disable()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         hidden = bar is None or not self.is_global_zero
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=hidden) as progress:
-            yield SamplingProgress(progress, total, nfe_per_step, self.is_global_zero)
+            yield SamplingProgress(progress, images * steps, nfe_per_step, self.is_global_zero, steps)
 
 
 class SamplingProgress:
@@ -59,11 +68,15 @@ class SamplingProgress:
         total: The number of steps of all images.
         nfe_per_step: Evaluations of the denoiser in a step.
         talks: Whether to print how images are tiled.
+        steps: The number of steps of one image.
     """
 
-    def __init__(self, progress: Progress, total: int, nfe_per_step: int, talks: bool) -> None:
+    def __init__(self, progress: Progress, total: int, nfe_per_step: int, talks: bool, steps: int = 1) -> None:
         self._progress = progress
-        self._task = progress.add_task("steps × images", total=total)
+        self._images = total // steps
+        self._steps_per_image = steps
+        self._skipped = 0  # apart, as another thread counts them
+        self._task = progress.add_task(self._describe(0), total=total)
         self._nfe_per_step = nfe_per_step
         self._talks = talks
         self._steps = 0  # of all images up to now
@@ -75,7 +88,12 @@ class SamplingProgress:
         if step.t > 0:
             self._steps += len(step.x)
             self._evaluations = 0
-            self._progress.update(self._task, completed=self._steps)
+            self._update(self._steps)
+
+    def skip(self, images: int) -> None:
+        """Count images that are not sampled."""
+        self._skipped += images
+        self._update(self._steps)
 
     def on_tiles(self, tiles: TileProgress) -> None:
         """Count tiles; print how the first image is tiled, and that of the next tiles of another size."""
@@ -87,7 +105,14 @@ class SamplingProgress:
         evaluations = self._evaluations + tiles.done / tiles.total
         self._evaluations += tiles.done == tiles.total
         within = min(1.0, evaluations / self._nfe_per_step)
-        self._progress.update(self._task, completed=self._steps + tiles.images * within)
+        self._update(self._steps + tiles.images * within)
+
+    def _update(self, steps: float) -> None:
+        completed = steps + self._skipped * self._steps_per_image
+        self._progress.update(self._task, completed=completed, description=self._describe(completed))
+
+    def _describe(self, completed: float) -> str:
+        return f"{int(completed) // self._steps_per_image} of {self._images} images"
 
 
 def trained_module(

@@ -28,6 +28,7 @@ class _SeveralSeverities(UserImages):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The image as x_t for every t."""
+        self.originals.pop(int(batch[1][0]))  # a sheet keeps none of what it holds beside the image
         one = super().on_after_batch_transfer(batch, dataloader_idx)
         number = len(self.severities)
         x, t = one.degraded.expand(number, -1, -1, -1), torch.tensor(self.severities).to(one.t)
@@ -64,7 +65,7 @@ def write_contact_sheets(
     severities: Sequence[float],
     output: str,
     overwrite: bool = False,
-) -> None:
+) -> list[Path]:
     """Restore every image from several severities, and write the results side by side as NAME-severities.png.
 
     Args:
@@ -75,6 +76,9 @@ def write_contact_sheets(
         severities: The severities t, in (0, 1].
         output: The output folder.
         overwrite: Whether to replace files that this program did not write.
+
+    Returns:
+        The paths of the sheets.
     """
     writer = _ContactSheetWriter(output, [f"{name}-severities" for name in names], overwrite)
     inputs = _SeveralSeverities(paths, module.image_shape[0], severities)
@@ -82,3 +86,4 @@ def write_contact_sheets(
     if trainer.is_global_zero:
         text = f"{len(paths)} contact sheet(s) are in {output}: choose a severity, and give it by --severity"
         get_console().print(text, soft_wrap=True)
+    return [Path(output, f"{name}-severities.png") for name in names]

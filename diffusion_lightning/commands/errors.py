@@ -97,6 +97,10 @@ class Place(NamedTuple):
         """Whether the error was raised in a file of this folder."""
         return bool(self.calls) and f"{os.sep}{folder}{os.sep}" in self.calls[-1].filename
 
+    def ours(self) -> bool:
+        """Whether the error was raised in a file of this package."""
+        return bool(self.calls) and self.calls[-1].filename.startswith(PACKAGE)
+
     def users(self) -> traceback.FrameSummary | None:
         """The innermost call in code that is neither a library's nor this package's, if nothing of ours is inside."""
         for call in reversed(self.calls):
@@ -143,12 +147,14 @@ def describe(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     error = _original(error)
-    text, message = _text(error), _message(error)
+    text, message, place = _text(error), _message(error), _place(error)
+    explained = isinstance(error, (*EXPLAINED, ProcessRaisedException))
+    if explained and place.ours() and getattr(error, "errno", None) is None:
+        return message  # with its own remedy
     if (kind := _kind(text)) is not None:
         return kind.replace("{}", message)
-    if isinstance(error, (*EXPLAINED, ProcessRaisedException)):
+    if explained:
         return message
-    place = _place(error)
     if (call := place.users()) is not None:
         return f"{call.filename}:{call.lineno}: {text}"
     if place.passes(f"{os.sep}jsonargparse{os.sep}", ":configure_optimizers"):

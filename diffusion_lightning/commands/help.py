@@ -152,6 +152,9 @@ def _metavar(parameter: inspect.Parameter) -> str:
         "prompts": "FILE",
         "severity": "T",
         "tile": "auto|off|N",
+        "metadata": "keep|strip",
+        "frames": "refuse|first",
+        "reference": "PATH",
     }
     kinds: dict[Any, str] = {
         int: "N",

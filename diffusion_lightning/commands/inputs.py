@@ -2,9 +2,10 @@
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,14 +15,18 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from diffusion_lightning.commands.severity import Severity
 from diffusion_lightning.core.conditions import Condition, select_cyclic
+from diffusion_lightning.core.encoding import FileFormat
 from diffusion_lightning.core.files import is_special
-from diffusion_lightning.core.images import from_uint8, read_image
+from diffusion_lightning.core.images import ImageReadError, check_readable, from_uint8, read_image
+from diffusion_lightning.core.originals import Original, header_size, read_original
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.modules.restoration import as_restoration_module
+
+T = TypeVar("T")
 
 MAX_BATCH_PIXELS = 1024 * 1024
 """Pixels of a batch of a user's images, unless one image has more."""
@@ -36,6 +41,7 @@ class SamplingInputs(LightningDataModule):
 
     Attributes:
         t_start: The severity of the images.
+        on_skip: Called with the number of images that are not sampled after all.
     """
 
     t_start: float = 1.0
@@ -46,6 +52,7 @@ class SamplingInputs(LightningDataModule):
             raise ValueError(f"number={number}, batch_size={batch_size}: both must be at least 1")
         self.number = number
         self.batch_size = batch_size
+        self.on_skip: Callable[[int], object] = lambda images: None
 
     @abstractmethod
     def batches(self, indices: Sequence[int]) -> Iterator[Any]:
@@ -121,49 +128,100 @@ class UpsampledImages(SamplingInputs):
         )
 
 
+class Outcome(Protocol):
+    """What becomes of a user's files, of which ``UserImages`` informs whoever writes the restored ones."""
+
+    def is_finished(self, index: int) -> bool:
+        """Whether the restored file is there already."""
+
+    def fail(self, index: int, error: ImageReadError) -> None:
+        """The file cannot be read."""
+
+
 class UserImages(SamplingInputs):
     """A user's degraded images at their own sizes; images of one size share batches.
 
-    Every image is read once, so that an unreadable one raises an error before the first is restored, and again when its
-    turn comes: no more than a batch is in memory.
+    A file is opened for its size when its batch is put together, and decoded once, when the batch is next: no more than
+    a batch ahead of the one that is restored. A batch is left out if all its images are finished, and restored as a
+    whole if not: the last bits of an image depend on those that share its batch.
 
     Args:
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
         severity: Their assumed severity t, in (0, 1]; or ``auto``: the module estimates that of each.
         batch_size: Images at once per device, fewer where they are large.
+        first_frame: Whether to read the first frame of files that have several, which cannot be read if not.
+        outcome: Which files are finished, and who is informed of those that cannot be read. Without, none is
+            finished, and a file that cannot be read raises an error.
+
+    Attributes:
+        originals: The files of the batches that have been read, until they are written.
+        estimates: Of each image by its index the estimated severity t and its standard deviation.
 
     Raises:
         ImageReadError: An image cannot be read.
-
-    Attributes:
-        estimates: Of each image by its index the estimated severity t and its standard deviation.
+        ValueError: The severity or the number of channels is out of its range.
     """
 
-    def __init__(self, paths: Sequence[Path], channels: int, severity: Severity, batch_size: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        channels: int,
+        severity: Severity,
+        batch_size: int,
+        first_frame: bool = False,
+        outcome: Outcome | None = None,
+    ) -> None:
         super().__init__(len(paths), batch_size)
         if severity != "auto" and not 0 < severity <= 1:
             raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        check_readable(channels)
         self.paths = paths
         self.channels = channels
         self.severity = severity
         self.t_start = 1.0 if severity == "auto" else severity
         self.estimates: dict[int, tuple[float, float]] = {}
-        self.sizes = [read_image(path, channels).shape for path in paths]
+        self.first_frame = first_frame
+        self.outcome = outcome
+        self.originals: dict[int, Original] = {}
 
     def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images, uint8, and their indices."""
-        buckets: dict[torch.Size, list[int]] = {}
+        """Images, uint8 or uint16, and their indices."""
+        buckets: dict[tuple[int, int], list[int]] = {}
         for index in indices:
-            size = self.sizes[index]
+            if (size := self._attempt(index, header_size)) is None:
+                continue
             bucket = buckets.setdefault(size, [])
             bucket.append(index)
-            if len(bucket) == max(1, min(self.batch_size, MAX_BATCH_PIXELS // (size[1] * size[2]))):
-                yield self._read(buckets.pop(size))
-        yield from map(self._read, buckets.values())
+            if len(bucket) == max(1, min(self.batch_size, MAX_BATCH_PIXELS // (size[0] * size[1]))):
+                yield from self._read(buckets.pop(size))
+        for bucket in buckets.values():
+            yield from self._read(bucket)
 
-    def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return torch.stack([read_image(self.paths[i], self.channels) for i in indices]), torch.tensor(indices)
+    def _read(self, indices: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch; or two, where some are stored turned by 90°, or have 16 bits."""
+        if self.outcome is not None and all(map(self.outcome.is_finished, indices)):
+            self.on_skip(len(indices))
+            return
+        alike: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+        for index in indices:
+            original = self._attempt(index, lambda path: read_original(path, self.channels, self.first_frame))
+            if original is not None:
+                self.originals[index] = original
+                alike.setdefault((original.levels.shape, original.levels.dtype), []).append(index)
+        for group in alike.values():
+            yield torch.stack([self.originals[i].levels for i in group]), torch.tensor(group)
+
+    def _attempt(self, index: int, read: Callable[[Path], T]) -> T | None:
+        """What is read from a file; None if that is impossible."""
+        try:
+            return read(self.paths[index])
+        except ImageReadError as error:
+            if self.outcome is None:
+                raise
+            self.outcome.fail(index, error)
+            self.on_skip(1)
+            return None
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The images as x_t; the random parameters of their degradation are unknown."""
@@ -184,31 +242,56 @@ class _RankBatches(IterableDataset):
         self.indices = indices
 
     def __iter__(self) -> Iterator[Any]:
-        return self.inputs.batches(self.indices)
+        return read_ahead(self.inputs.batches(self.indices))
 
 
-def find_inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each of which is made in a thread while the one before is used."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield item
+
+
+def find_inputs(
+    source: Path, output: Path, file_format: FileFormat | None = None, further: Sequence[Path] = ()
+) -> tuple[list[Path], list[str]]:
     """The images of a file or folder, and the names without suffix of their restorations.
+
+    Args:
+        source: The file or folder.
+        output: The folder for the restored files. What lies in it is no input.
+        file_format: Their format; PNG by default.
+        further: Other folders to write to, whose files are no inputs either.
 
     Raises:
         FileNotFoundError: The source is missing or has no images.
         ValueError: Two images would get the same name, an input would be overwritten, or the source is a pipe.
     """
+    suffix = (file_format or FileFormat()).suffix
     if is_special(source):
         raise ValueError(f"--input {source} is a pipe, a socket or a device: give an image file or a folder of images")
     if source.is_file():
         paths, names = [source], [source.stem]
     else:
-        paths = find_images(source)
+        written = [folder.resolve() for folder in (output, *further) if folder.resolve() != source.resolve()]
+        paths = [path for path in find_images(source) if not _lies_in(path, written)]
         relative = [path.relative_to(source) for path in paths]
-        stems = Counter(str(path.with_suffix("")) for path in relative)
+        stems = Counter(str(path.with_suffix(suffix(path))) for path in relative)
         # Two formats of one image keep their suffixes, so that neither is overwritten.
-        names = [str(path if stems[str(path.with_suffix(""))] > 1 else path.with_suffix("")) for path in relative]
-        if twice := next((name for name, number in Counter(names).items() if number > 1), None):
-            raise ValueError(
-                f"two images would both be restored as {twice}.png: rename one, or restore them separately"
-            )
-    targets = {(output / f"{name}.png").resolve() for name in names}
-    if clash := next((path for path in paths if path.resolve() in targets), None):
+        names = [
+            str(path if stems[str(path.with_suffix(suffix(path)))] > 1 else path.with_suffix("")) for path in relative
+        ]
+    targets = [f"{name}{suffix(path)}" for name, path in zip(names, paths, strict=True)]
+    if twice := next((target for target, number in Counter(targets).items() if number > 1), None):
+        raise ValueError(f"two images would both be restored as {twice}: rename one, or restore them separately")
+    resolved = {(output / target).resolve() for target in targets}
+    if clash := next((path for path in paths if path.resolve() in resolved), None):
         raise ValueError(f"restoring would overwrite {clash}: choose another --output")
     return paths, names
+
+
+def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
+    return bool(folders) and any(path.resolve().is_relative_to(folder) for folder in folders)

@@ -1,5 +1,6 @@
 """`preview`: the data's own images along the degradation, without training."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 
 from diffusion_lightning.core.files import check_outputs
-from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.images import from_uint8, save_image
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.visualization import labelled_grid
@@ -23,6 +24,7 @@ def preview(
     images: int = 6,
     columns: int = 9,
     seed: int = 0,
+    files: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Show images of the data along the degradation, t = 0 … 1, without training.
@@ -35,6 +37,8 @@ def preview(
         images: Number of images, one per row.
         columns: Number of columns: values of t, equally spaced from 0 to 1.
         seed: Random seed of the degradation.
+        files: Folder to write held-out images to, whole ones where the data are patches: PNG files in its subfolders
+            `original` and `degraded` (t = 1), to try `restore` on.
         overwrite: Whether to replace a file that this program did not write.
 
     Example:
@@ -58,3 +62,21 @@ def preview(
     if trainer.is_global_zero:
         save_image(labelled_grid(torch.stack(strip, 1), [f"t={t:.3g}" for t in times]), output, sheet=True)
         get_console().print(f"{type(degradation).__name__} of {len(clean)} images: {output}", soft_wrap=True)
+        if files is not None:
+            _write_held_out(datamodule, degradation, files, images, seed, overwrite)
+
+
+def _write_held_out(
+    data: DegradationDataModule, degradation: Any, folder: str, images: int, seed: int, overwrite: bool
+) -> None:
+    """Write the first held-out images, whole, as they are and degraded to t = 1, under their names or numbers."""
+    held_out = data.dataset("val").whole
+    names = (held_out.names or [f"{i:06d}" for i in range(len(held_out))])[:images]
+    paths = [[Path(folder, kind, f"{name}.png") for kind in ("original", "degraded")] for name in names]
+    check_outputs([path for pair in paths for path in pair], overwrite)
+    for i, pair in enumerate(paths):
+        clean = from_uint8(held_out[i].image)[None]
+        degraded = degrade(degradation, clean, times_like(clean, 1), per_image_generators(seed, [i])).degraded
+        for image, path in zip((clean[0], degraded[0]), pair, strict=True):
+            save_image(image, path)
+    get_console().print(f"{len(paths)} held-out image(s), original and degraded, are in {folder}", soft_wrap=True)

@@ -60,5 +60,7 @@ def describe_severities(estimates: Collection[tuple[float, float]], trainer: Tra
     sums = torch.tensor([float(std.sum()), len(std)], device=device)
     low, minus_high = trainer.strategy.reduce(ends, reduce_op="min").tolist()
     total, number = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+    if not number:
+        return "No severity was estimated"
     span = f"{low:.3g}" if low == -minus_high else f"{low:.3g} to {-minus_high:.3g}"
     return f"Estimated severity: t = {span}, ± {total / number:.2g}"

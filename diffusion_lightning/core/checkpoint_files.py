@@ -67,14 +67,16 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     Raises:
         ValueError: It has some, of which none is whole.
     """
+    newest: ValueError | None = None
     found = sorted(Path(folder).glob("*.ckpt"), key=lambda path: (path.stat().st_mtime, path.stem), reverse=True)
     for path in found:
         try:
             read_checkpoint(path)
         except ValueError as error:
+            newest = newest or error
             rank_zero_warn(f"{path} is passed over: {error}")
         else:
             return path
-    if found:
-        raise ValueError(f"none of the {len(found)} checkpoints in {folder} is whole: give another --ckpt_path")
+    if newest is not None:
+        raise ValueError(f"{newest}; none of the {len(found)} in {folder} is whole") from newest
     return None

@@ -64,6 +64,14 @@ def from_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         return None
 
 
+def to_inks(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """An image in sRGB as CMYK, by the profile of a press; None if it is no such profile, or converts to sRGB only."""
+    try:
+        return _convert(image.convert("RGB"), profile, None, back=True) if _mode_of(profile) == "CMYK" else None
+    except ColourProfileError:
+        return None
+
+
 def matrix_profile(gamma: float, chromaticities: tuple[float, ...]) -> bytes:
     """The ICC profile of RGB colours with one gamma and these primaries, which the chunks gAMA and cHRM of a PNG give.
 

@@ -35,18 +35,29 @@ class ImageDataset(Dataset[ImageSample], ABC):
         classes: Class names in the order of the labels, or None.
         labels: int64 (N,), the label of each item, or None; known without reading an image.
         captions: N strings, or None; known without reading an image.
+        names: N names, or None.
     """
 
     channels: int
     classes: list[str] | None = None
     labels: Tensor | None = None
     captions: list[str] | None = None
+    names: list[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> ImageSample: ...
+
+    @property
+    def whole(self) -> "ImageDataset":
+        """The images that the items are cropped from, or the data set itself."""
+        return self
+
+    def arrange(self, indices: list[int]) -> list[int]:
+        """The shuffled items of an epoch, in an order in which they can be read fast; the same order by default."""
+        return indices
 
     def condition(self, indices: Iterable[int]) -> Condition:
         """The labels and captions of these items, if the data set has any."""

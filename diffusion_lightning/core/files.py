@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 PROGRAM = "diffusion_lightning"
 _SHEET = "contact sheet"
 _EXIF_SOFTWARE = 0x0131
+_EXIF_REQUEST = 0x000B  # ProcessingSoftware
 
 
 def is_special(path: str | Path) -> bool:
@@ -35,21 +36,29 @@ def warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=2)
 
 
-def marks(file_format: str, sheet: bool = False) -> dict[str, Any]:
+def marks(
+    file_format: str, sheet: bool = False, request: str | None = None, exif: Image.Exif | None = None
+) -> dict[str, Any]:
     """Arguments of Pillow's ``save`` that mark an image as written by this program; formats without text ignore them.
 
     Args:
         file_format: Pillow's name of the format.
         sheet: Whether it shows several images side by side, and is therefore not one of a data set.
+        request: What the image is the result of, a text without spaces; see ``written_request``.
+        exif: Further metadata; the marks are added to them.
     """
     if file_format == "PNG":
         text = PngInfo()
         text.add_text("Software", PROGRAM)
         if sheet:
             text.add_text("Title", _SHEET)
-        return {"pnginfo": text}
-    exif = Image.Exif()
+        if request is not None:
+            text.add_text("Request", request)
+        return {"pnginfo": text} | ({"exif": exif} if exif else {})
+    exif = Image.Exif() if exif is None else exif
     exif[_EXIF_SOFTWARE] = PROGRAM
+    if request is not None:
+        exif[_EXIF_REQUEST] = request
     return {"exif": exif}
 
 
@@ -57,6 +66,14 @@ def is_own_image(path: Path) -> bool:
     """Whether this program wrote the image."""
     info = _header(path)
     return PROGRAM in (info.get("Software"), info.get("exif_software"))
+
+
+def written_request(path: Path) -> str | None:
+    """What the image is the result of, if this program wrote it."""
+    info = _header(path)
+    if PROGRAM not in (info.get("Software"), info.get("exif_software")):
+        return None
+    return info.get("Request") or info.get("exif_request")
 
 
 def is_own_sheet(path: Path) -> bool:
@@ -112,6 +129,7 @@ def _header(path: Path) -> dict[str, Any]:
             info = {str(key): value for key, value in image.info.items()}
             if image.format != "PNG":  # whose EXIF lies behind the pixels
                 info["exif_software"] = image.getexif().get(_EXIF_SOFTWARE)
+                info["exif_request"] = image.getexif().get(_EXIF_REQUEST)
             return info
     except Exception:  # Pillow's decoders raise almost anything on damaged data
         return {}

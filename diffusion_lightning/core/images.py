@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from diffusion_lightning.core.colour import ColourProfileError, from_srgb, png_profile, to_srgb
+from diffusion_lightning.core.colour import ColourProfileError, png_profile, to_srgb
 from diffusion_lightning.core.files import is_special, marks, warn_once
 from diffusion_lightning.core.finite import check_finite
 
@@ -63,6 +63,18 @@ def _round_levels(images: Tensor) -> Tensor:
     return (wide * 127.5 + 127.5).round().clamp(0, 255)
 
 
+def to_levels(images: Tensor, deep: bool) -> Tensor:
+    """Images in [-1, 1] as the levels of a file, clamped and rounded: uint8, or uint16 (0..65535) if ``deep``.
+
+    Raises:
+        NonFiniteError: A value is NaN or infinite.
+    """
+    if not deep:
+        return to_uint8(images)
+    check_finite(images, "an image to convert to 16 bits")
+    return (images.double() * 32767.5 + 32767.5).round().clamp(0, 65535).to(torch.uint16)
+
+
 def to_uint8_cpu(images: Tensor) -> Tensor:
     """Images to display or write: uint8 on the CPU, converted if they are floating point in [-1, 1]."""
     images = images.detach()
@@ -73,16 +85,17 @@ def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 images in 0..255 to [-1, 1]; 0 is exactly -1, 255 exactly 1, and ``to_uint8`` inverts it exactly.
 
     Args:
-        images: uint8, any shape.
+        images: uint8, any shape; or uint16 in 0..65535, whose ends are exactly -1 and 1, too.
         dtype: A floating point type. The round trip is exact in float64, float32, float16 and bfloat16.
 
     Raises:
         TypeError: The images are not uint8, so they may be floating point images already.
     """
-    if images.dtype != torch.uint8:
+    top = {torch.uint8: 255, torch.uint16: 65535}.get(images.dtype)
+    if top is None:
         raise TypeError(f"from_uint8 takes uint8 images, got {images.dtype}")
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return ((2 * images.to(wide) - 255) / 255).to(dtype)
+    return ((2 * images.to(wide) - top) / top).to(dtype)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -128,8 +141,7 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
         ImageReadError: The file is missing, damaged, or not an image, or a pipe or device.
         ValueError: The number of channels is not 1, 3 or 4, or the size is not positive.
     """
-    if channels not in _READABLE_CHANNELS:
-        raise ValueError(f"an image file cannot be read as {channels} channels: use 1 (grey), 3 (RGB) or 4 (RGBA)")
+    check_readable(channels)
     height_width = None if size is None else parse_size(size)
 
     def fit(image: Image.Image) -> Image.Image:
@@ -139,38 +151,38 @@ def read_image(path: str | Path, channels: int = 3, size: int | Sequence[int] | 
         if is_special(path):  # opening a pipe would wait for a writer
             raise ValueError("it is a pipe, a socket or a device")
         with Image.open(path) as file:
-            image = _to_eight_bits(ImageOps.exif_transpose(file), file.format)
+            image = to_eight_bits(ImageOps.exif_transpose(file), file.format)
             if image.mode == _READABLE_CHANNELS[channels] and not image.has_transparency_data:
                 image = fit(image)  # first, as converting the colours of all pixels takes longest
-            image = fit(_convert_mode(_convert_colours(image, file.info, path), channels))
+            image = fit(_convert_mode(convert_colours(image, file.info, path), channels))
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data, SyntaxError included
-        reason = _UNKNOWN_TIFF if isinstance(error, UnidentifiedImageError) and _is_tiff(path) else _one_line(error)
-        raise ImageReadError(f"{path} cannot be read as an image: {reason}") from error
+        raise explain_unreadable(path, error) from error
     array = np.array(image)
     return torch.from_numpy(array).reshape(*array.shape[:2], channels).permute(2, 0, 1).contiguous()
 
 
-def embedded_profile(path: str | Path) -> bytes | None:
-    """The ICC profile of an image file, if it has one; only the beginning of the file is read.
+def check_readable(channels: int) -> None:
+    """Check that image files can be read as images of so many channels.
 
     Raises:
-        ImageReadError: The file cannot be opened as an image.
+        ValueError: The number is not 1, 3 or 4.
     """
-    try:
-        with Image.open(path) as file:
-            return file.info.get("icc_profile")
-    except Exception as error:
-        raise ImageReadError(f"{path} cannot be read as an image: {_one_line(error)}") from error
+    if channels not in _READABLE_CHANNELS:
+        raise ValueError(f"an image file cannot be read as {channels} channels: use 1 (grey), 3 (RGB) or 4 (RGBA)")
 
 
-def save_image(image: Tensor, path: str | Path, profile: bytes | None = None, sheet: bool = False) -> None:
+def explain_unreadable(path: str | Path, error: Exception) -> ImageReadError:
+    """The error that says, on one line, why a file cannot be read."""
+    unknown_tiff = isinstance(error, UnidentifiedImageError) and _is_tiff(path)
+    return ImageReadError(f"{path} cannot be read as an image: {_UNKNOWN_TIFF if unknown_tiff else _one_line(error)}")
+
+
+def save_image(image: Tensor, path: str | Path, sheet: bool = False) -> None:
     """Save an image with ``atomic_write``, marked as written by this program where the format has text.
 
     Args:
         image: (C, H, W), uint8 or floating point in [-1, 1]; 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGBA.
         path: The suffix decides the format, PNG without one. Missing folders are made.
-        profile: An ICC profile to convert the colours to, from sRGB, and to embed; one that is not for as many channels
-            is left out.
         sheet: Whether the image shows several side by side; a folder of images is then read without it.
 
     Raises:
@@ -184,13 +196,9 @@ def save_image(image: Tensor, path: str | Path, profile: bytes | None = None, sh
         raise ValueError(f"{path}: images cannot be saved as {path.suffix}: use .png")
     array = to_uint8_cpu(image).permute(1, 2, 0).numpy()
     pillow_image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    options = {"quality": 95, **marks(kind, sheet)}
-    if profile is not None and (converted := from_srgb(pillow_image, profile)) is not None:
-        pillow_image = converted
-        options["icc_profile"] = profile
     encoded = io.BytesIO()
     try:
-        pillow_image.save(encoded, format=kind, **options)
+        pillow_image.save(encoded, format=kind, quality=95, **marks(kind, sheet))
     except OSError as error:
         raise ValueError(f"{path}: {_one_line(error)}: use .png") from error
     atomic_write(path, lambda partial: partial.write_bytes(encoded.getbuffer()))
@@ -213,7 +221,13 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _to_eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+def remove_partial(folder: Path) -> None:
+    """Remove what ``atomic_write`` left in a folder when its process was killed."""
+    for path in folder.glob(f".{'[0-9a-f]' * 16}.part"):
+        path.unlink(missing_ok=True)
+
+
+def to_eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
     """Modes of more bits to L; others stay."""
     if not image.mode.startswith(("I", "F")):
         return image
@@ -221,7 +235,7 @@ def _to_eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
     return Image.fromarray(_grey_to_uint8(np.asarray(image), any_range=(file_format, image.mode) == ("TIFF", "I")))
 
 
-def _convert_colours(image: Image.Image, info: dict[Any, Any], path: str | Path) -> Image.Image:
+def convert_colours(image: Image.Image, info: dict[Any, Any], path: str | Path) -> Image.Image:
     """The image in sRGB, by what its file says of its colours; with a warning, unchanged, if that makes no sense."""
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")

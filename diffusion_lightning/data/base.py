@@ -123,7 +123,7 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
         images = _IndexedImages(self.dataset("train"))
         rank = self.trainer.global_rank if self.trainer is not None else 0
         full = len(images) >= self.batch_size * self._world_size
-        order = TrainingOrder(images, self._world_size, rank, seed=self.seed, drop_last=full)
+        order = TrainingOrder(images.images, self._world_size, rank, seed=self.seed, drop_last=full)
         return self._loader(images, order, drop_last=full)
 
     def val_dataloader(self) -> DataLoader:

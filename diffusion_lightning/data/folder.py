@@ -205,6 +205,7 @@ class ImageFolder(DegradationDataModule):
         patches_per_image: Patches to crop from each image without shrinking it, such as 64 for a few photographs. They
             count as images of their own, with the label and caption of the whole; see ``PatchDataset``. None or 0
             shrinks whole images instead.
+        scales: The scales of the patches of an image, in turn: 1 is full size, 0.5 half the height and width.
         **kwargs: The arguments of ``DegradationDataModule``.
     """
 
@@ -216,6 +217,7 @@ class ImageFolder(DegradationDataModule):
         validation_fraction: float = 0.1,
         unreadable: Unreadable = "raise",
         patches_per_image: int | None = None,
+        scales: Sequence[float] = (1.0,),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -225,6 +227,7 @@ class ImageFolder(DegradationDataModule):
         self.validation_fraction = validation_fraction
         self.unreadable = unreadable
         self.patches_per_image = patches_per_image
+        self.scales = scales
 
     def make_dataset(self, train: bool) -> ImageDataset:
         """One part of the split."""
@@ -234,7 +237,8 @@ class ImageFolder(DegradationDataModule):
         if not self.patches_per_image:
             return images
         # Held-out patches do not depend on the seed: runs are compared on the same ones.
-        return PatchDataset(images, self.size, self.patches_per_image, self.seed if train else 0)
+        seed = self.seed if train else 0
+        return PatchDataset(images, self.size, self.patches_per_image, seed, scales=self.scales)
 
     def setup(self, stage: str) -> None:
         """Advise patches where an epoch is shorter than one batch."""

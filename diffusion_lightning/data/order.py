@@ -4,13 +4,17 @@ from collections.abc import Iterator
 
 from torch.utils.data.distributed import DistributedSampler
 
+from diffusion_lightning.core.datasets import ImageDataset
+
 
 class TrainingOrder(DistributedSampler[int]):
     """torch's ``DistributedSampler``, whose order has the key (seed, epoch), that can start within an epoch.
 
-    Its length stays that of whole epochs, because Lightning counts the batches of an epoch by it.
+    Each process takes its images in the order of ``ImageDataset.arrange``. The length stays that of whole epochs,
+    because Lightning counts the batches of an epoch by it.
     """
 
+    dataset: ImageDataset
     _start = 0
 
     def start_at(self, epoch: int, used: int) -> None:
@@ -28,4 +32,4 @@ class TrainingOrder(DistributedSampler[int]):
             self.start_at(epoch, 0)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(list(super().__iter__())[self._start :])
+        return iter(self.dataset.arrange(list(super().__iter__()))[self._start :])

@@ -1,6 +1,8 @@
 """Patches of large images at full resolution, many from each, so that a few photographs make a training set."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from operator import truediv
 from typing import Any
 
 import torch
@@ -13,16 +15,22 @@ from diffusion_lightning.core.rng import keyed_generator
 MEMORY = 2**30
 """Bytes of decoded images that a data set keeps, over all its worker processes."""
 
+AT_ONCE, TOGETHER = 12, 16
+"""Of many images, so many are cropped at a time in training, and so many patches of each, before the next are read."""
+
 
 class PatchDataset(ImageDataset):
-    """Patches of the images of a data set, cropped without shrinking: item i is a patch of image i mod N.
+    """Patches of the images of a data set, at full size and at smaller scales: item i is a patch of image i mod N.
 
     The position of a patch depends on (seed, image, number of the patch) alone. So an epoch has the same patches as the
     one before in another order, for any number of workers and devices and after resuming; many patches of each image
     (64 of a photograph of some megapixels) come close to free positions.
 
-    Decoded images are kept in memory as uint8, those that were used last, up to a budget. Beyond it an image may be
-    decoded once per patch.
+    A patch at the scale ½ is cropped from twice the height and width, and shrunk. So a few photographs have sharp edges
+    and fine texture at every distance.
+
+    Decoded images are kept in memory as uint8, those that were used last, up to a budget. In training a few images are
+    cropped at a time, so that large ones are decoded once for 16 patches, however many there are.
 
     Args:
         images: The N images, of any sizes. Those smaller than a patch are enlarged to cover it.
@@ -30,9 +38,11 @@ class PatchDataset(ImageDataset):
         patches_per_image: Patches of each image, at least 1.
         seed: Random seed of the positions.
         memory: Bytes of decoded images to keep.
+        scales: The scales of the patches of an image, in turn: 1 is full size, 0.5 half the height and width. An image
+            that is too small for a scale is shrunk less.
 
     Raises:
-        ValueError: A size or number is not positive.
+        ValueError: A size or number is not positive, or a scale is not in (0, 1].
     """
 
     def __init__(
@@ -42,17 +52,21 @@ class PatchDataset(ImageDataset):
         patches_per_image: int,
         seed: int = 0,
         memory: int = MEMORY,
+        scales: Sequence[float] = (1.0,),
     ) -> None:
         if patches_per_image < 1:
             raise ValueError(
                 f"patches_per_image={patches_per_image}: crop at least 1 patch of each image, 64 of a few photographs; "
                 "leave it out to shrink whole images"
             )
+        if not scales or not all(0 < scale <= 1 for scale in scales):
+            raise ValueError(f"scales={list(scales)}: give one or more in (0, 1]; 1 is full size, 0.5 half of it")
         self.images = images
         self.size = parse_size(size)
         self.patches_per_image = patches_per_image
         self.seed = seed
         self.memory = memory
+        self.scales = tuple(scales)
         self.channels = images.channels
         self.classes = images.classes
         self.labels = None if images.labels is None else images.labels.repeat(patches_per_image)
@@ -66,11 +80,34 @@ class PatchDataset(ImageDataset):
     def __getitem__(self, index: int) -> ImageSample:
         number, image_index = divmod(range(len(self))[index], len(self.images))
         sample = self._decode(image_index)
+        sides = sample.image.shape[1:]
+        scale = max(self.scales[number % len(self.scales)], *map(truediv, self.size, sides))
+        area = [min(side, round(patch / scale)) for patch, side in zip(self.size, sides, strict=True)]
         generator = keyed_generator(self.seed, "patch", image_index, number)
-        free = (side - patch + 1 for side, patch in zip(sample.image.shape[1:], self.size, strict=True))
+        free = (side - extent + 1 for extent, side in zip(area, sides, strict=True))
         top, left = (int(torch.randint(count, (), generator=generator)) for count in free)
-        patch = sample.image[:, top : top + self.size[0], left : left + self.size[1]]
-        return sample._replace(image=patch.contiguous())
+        patch = sample.image[:, top : top + area[0], left : left + area[1]]
+        return sample._replace(image=resize_images(patch[None], self.size)[0].contiguous())
+
+    def arrange(self, indices: list[int]) -> list[int]:
+        """Shuffled items in an order with patches of ``AT_ONCE`` images at a time, ``TOGETHER`` of each."""
+        number = len(self.images)
+        if number <= AT_ONCE:
+            return indices
+        order = torch.tensor(indices)
+        image, position = order % number, torch.arange(len(order))
+        counts = image.bincount(minlength=number)
+        nth = torch.empty_like(order)  # of the patches of its image, from 0
+        nth[image.argsort(stable=True)] = position - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        first = position.new_full((number,), len(order)).scatter_reduce(0, image, position, "amin")
+        group = first.argsort().argsort()[image] // AT_ONCE  # images that come first together
+        key = nth // TOGETHER * number + group
+        return order[key.argsort(stable=True)].tolist()
+
+    @property
+    def whole(self) -> ImageDataset:
+        """The images that the patches are cropped from."""
+        return self.images.whole
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the decoded images, which a worker process decodes itself."""

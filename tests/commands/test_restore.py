@@ -36,10 +36,11 @@ def test_restore_keeps_names_sizes_and_folders(tmp_path: Path, checkpoint: Path)
         "image_01.png",
         "deep/image_00.png",
         "other/image_00.png",
+        "results.csv",
     }
     assert before == {name: (tmp_path / "in" / name).read_bytes() for name in files(tmp_path / "in")}
     assert pixels_of(tmp_path / "out/deep/image_00.png").shape == (12, 20)
-    assert pixels_of(tmp_path / "out/other/image_00.png").shape == (9, 7)
+    assert pixels_of(tmp_path / "out/other/image_00.png").shape == (9, 7, 4), "with its colours and transparency"
 
 
 def test_restore_says_from_what_it_restores(

@@ -27,7 +27,10 @@ from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages
 from diffusion_lightning.priors import ChannelMeans
 
 pytest_plugins = ["helpers.runs"]
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # fork in a process with threads
+]
 
 
 class PerRank(Callback):

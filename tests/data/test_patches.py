@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
+from helpers.runs import write_images
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -131,6 +132,41 @@ def test_an_image_larger_than_the_budget_is_still_cropped():
     assert not dataset._decoded
 
 
+@pytest.mark.parametrize("patches", [40, 5], ids=["many of each", "few of each"])
+def test_of_many_large_images_few_are_cropped_at_a_time_and_all_in_turn(patches):
+    """The budget holds 12 of the 60 images; in a free order nearly every patch would decode one."""
+    images = Photographs(*[(50, 50)] * 60)
+    dataset = PatchDataset(images, 8, patches, memory=12 * 3 * 50 * 50)
+    shuffled = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    order = dataset.arrange(shuffled)
+    assert sorted(order) == list(range(len(dataset)))
+    for i in order:
+        assert position(dataset[i].image)[0] == i % 60
+    assert set(images.decoded.values()) == {-(-patches // 16)}
+    batches = [len({i % 60 for i in order[first : first + 16]}) for first in range(0, len(order), 16)]
+    assert sum(batches) / len(batches) > 7
+    assert len({i % 60 for i in order[: 60 * min(16, patches)]}) == 60, "all images are read before any is read again"
+
+
+def test_a_few_images_keep_the_shuffled_order():
+    dataset = PatchDataset(Photographs(*[(50, 50)] * 12), 8, 4)
+    shuffled = torch.randperm(48).tolist()
+    assert dataset.arrange(shuffled) == shuffled
+
+
+def test_two_epochs_of_many_images_differ_and_each_has_every_patch(tmp_path):
+    write_images(tmp_path, 30, (20, 20))
+    data = ImageFolder(str(tmp_path), size=8, patches_per_image=20, batch_size=4, seed=0)
+    loader = data.train_dataloader()
+    epochs = []
+    for epoch in (0, 1, 1):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(list(loader.sampler))
+    number = len(data.dataset("train"))
+    assert epochs[0] != epochs[1] == epochs[2]
+    assert [len(set(epoch)) for epoch in epochs] == [number // 4 * 4] * 3
+
+
 def test_worker_processes_do_not_get_the_decoded_images():
     dataset = PatchDataset(Photographs((200, 200)), 8, 3)
     patch = dataset[1].image
@@ -184,3 +220,37 @@ def test_without_patches_whole_images_are_shrunk(photographs, number):
     data = ImageFolder(str(photographs), size=32, patches_per_image=number)
     assert len(data.dataset("train")) + len(data.dataset("val")) == 6
     assert data.dataset("train")[0].image.shape == (3, 32, 32)
+
+
+def test_patches_alternate_between_the_scales():
+    """In these images a pixel's second value is its row and its third its column."""
+    dataset = PatchDataset(Photographs((100, 120)), (16, 20), 30, scales=[1, 0.5, 0.25])
+    for number in range(30):
+        step = (1, 2, 4)[number % 3]
+        image = dataset[number].image.double()
+        assert image.shape == (3, 16, 20)
+        for axis, size in ((1, 16), (2, 20)):
+            inner = image[axis].mean(2 - axis)[3:-3]  # antialiasing lacks what lies beyond the border
+            assert (inner.diff() - step).abs().max() <= 1  # rounded to levels
+            assert (inner[-1] - inner[0]).item() == pytest.approx(step * (size - 7), abs=1)
+
+
+@pytest.mark.parametrize("shape", [(20, 90), (17, 17), (5, 40)], ids=str)
+def test_an_image_too_small_for_a_scale_is_shrunk_less(shape):
+    dataset = PatchDataset(Photographs(shape), 16, 4, scales=[0.25])
+    assert {tuple(dataset[i].image.shape) for i in range(4)} == {(3, 16, 16)}
+
+
+@pytest.mark.parametrize("scales", [[], [0.0], [1, 2], [-0.5]], ids=str)
+def test_scales_outside_their_range_are_rejected_with_the_remedy(scales):
+    with pytest.raises(ValueError, match="give one or more in"):
+        PatchDataset(Photographs((20, 20)), 8, 1, scales=scales)
+
+
+def test_a_folder_of_photographs_gives_patches_at_several_scales(photographs):
+    data = ImageFolder(str(photographs), size=32, patches_per_image=2, scales=[0.5], seed=0)
+    whole, patches = data.dataset("train").whole, data.dataset("train")
+    full = whole[0].image
+    corners = (full == patches[0].image[:, :1, :1]).all(dim=0).nonzero().tolist()
+    assert not any(torch.equal(full[:, i : i + 32, j : j + 32], patches[0].image) for i, j in corners)
+    assert patches[0].image.shape == (3, 32, 32)

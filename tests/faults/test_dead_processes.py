@@ -14,6 +14,7 @@ from diffusion_lightning.commands import processes
 from diffusion_lightning.commands.errors import describe
 
 pytest_plugins = ["helpers.runs"]
+pytestmark = pytest.mark.slow
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 

@@ -78,6 +78,7 @@ def killed_process(rank: int) -> None:
     os.kill(os.getpid(), 9)
 
 
+@pytest.mark.slow
 def test_the_error_of_another_process_is_one_line() -> None:
     with pytest.raises(torch.multiprocessing.ProcessRaisedException) as raised:
         torch.multiprocessing.spawn(broken_process, nprocs=1)
@@ -143,6 +144,7 @@ def test_images_of_other_channels_than_the_network_are_one_line(
     assert "Traceback" not in failure.text
 
 
+@pytest.mark.slow
 def test_a_folder_without_permission_is_one_line(tmp_path: Path) -> None:
     """In a process of its own, because root may write anywhere but into /proc."""
     command = [sys.executable, "-m", "diffusion_lightning", "fit", "--config", DEBUG, *QUIET]

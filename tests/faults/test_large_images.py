@@ -254,3 +254,17 @@ def test_an_epoch_of_one_short_batch_gives_advice_once(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         run(tmp_path, *argv, "--data.batch_size=4", "--trainer.val_check_interval=1")
     assert not [w for w in caught if "patches_per_image" in str(w.message)]
+
+
+def test_the_progress_bar_counts_images_and_those_left_out() -> None:
+    bar = Progress(disable=True)
+    progress = SamplingProgress(bar, total=12, nfe_per_step=1, talks=False, steps=3)
+    found = [bar.tasks[0].description]
+    progress.skip(1)
+    found.append(bar.tasks[0].description)
+    x = torch.zeros(2, 1, 8, 8)
+    for t in (1.0, 0.5, 0.25):
+        progress.on_step(Step(t, x, x))
+        found.append(bar.tasks[0].description)
+    assert found == [f"{n} of 4 images" for n in (0, 1, 1, 2, 3)]
+    assert bar.tasks[0].completed == 9

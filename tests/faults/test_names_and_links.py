@@ -57,19 +57,6 @@ def test_any_function_is_the_user_s_own_as_a_transform(tmp_path: Path) -> None:
     assert (tmp_path / "runs/debug/checkpoints/last.ckpt").is_file()
 
 
-def test_samplers_csv_does_not_follow_a_link(checkpoint: Path, tmp_path: Path) -> None:
-    """R14."""
-    (elsewhere := tmp_path / "mine.csv").write_text("my table")
-    (tmp_path / "compared").mkdir()
-    (tmp_path / "compared/samplers.csv").symlink_to(elsewhere)
-    argv = ["--features=DigitsClassifier", "--features.epochs=1", "--images=4", "--samplers=[Cold]", "--steps=[1]"]
-    run(tmp_path, "compare", "--config", DEBUG, "--ckpt_path", checkpoint, *argv, *QUIET)
-    assert elsewhere.read_text() == "my table"
-    table = tmp_path / "compared/samplers.csv"
-    assert not table.is_symlink()
-    assert table.read_text().startswith("sampler,steps,nfe,")
-
-
 @pytest.mark.parametrize("name", [".", "..", "..."])
 @pytest.mark.parametrize("kind", [Generation, RestorationMetrics])
 def test_a_callback_is_not_named_by_dots_alone(kind: type, name: str) -> None:

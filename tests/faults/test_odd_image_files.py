@@ -110,7 +110,7 @@ def test_a_pipe_among_images_is_left_out_by_name(kind: str, tmp_path: Path, chec
     make_special(tmp_path / "in/captions.csv", kind)
     with pytest.warns(UserWarning, match=r"1 file\(s\) in in are left out, because they are not images: x\.png"):
         run(tmp_path, "restore", "--ckpt_path", checkpoint, "--input=in", "--output=out", "--steps=1", *QUIET)
-    assert files(tmp_path / "out") == {"image_00.png", "image_01.png"}
+    assert files(tmp_path / "out") == {"image_00.png", "image_01.png", "results.csv"}
     assert len(FolderDataset(tmp_path / "in", 8)) == 2
 
 

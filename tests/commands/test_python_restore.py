@@ -1,0 +1,93 @@
+"""restore from Python does what the command does, for tensors and for files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import QUIET, Stored, blur, pixels_of, run, tiny_module, write_images
+
+import diffusion_lightning
+from diffusion_lightning import RestorationModule, restore
+from diffusion_lightning.core.images import from_uint8, read_image, to_uint8
+from diffusion_lightning.degradations import GaussianBlur
+from diffusion_lightning.samplers import Cold, Direct
+
+pytest_plugins = ["helpers.runs"]
+
+
+def trained(**parts: object) -> RestorationModule:
+    module = tiny_module(**parts)
+    module.prior.fit(Stored(4).clean_images("train", 4), module.degradation)
+    return module
+
+
+def random_images(number: int = 5) -> torch.Tensor:
+    return torch.rand(number, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_a_tensor_is_restored_as_sample_from_does() -> None:
+    module, x = trained(), random_images()
+    expected = module.sample_from(x, 0.75, sampling=module.sampling.replace(sampler=Cold(3)))
+    found = restore(module, x, 0.75, sampler=Cold(), steps=3, batch_size=2)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(restore(module, x[0], 0.75, sampler=Cold(3)), expected[0], atol=1e-6)
+    assert not found.is_inference()
+    assert module.training
+    assert str(module.sampling.sampler) == str(trained().sampling.sampler), "the module keeps its settings"
+
+
+def test_integers_are_restored_to_integers() -> None:
+    module, x = trained(), to_uint8(random_images())
+    assert torch.equal(restore(module, x), to_uint8(restore(module, from_uint8(x))))
+    deep = restore(module, x.to(torch.int32).mul(257).to(torch.uint16))
+    assert deep.dtype == torch.uint16
+    assert np.abs(deep.numpy() / 257 - restore(module, x).numpy()).max() <= 0.5
+    assert restore(module, from_uint8(x).half()).dtype == torch.float16
+
+
+def test_files_are_restored_as_by_the_command(tmp_path: Path, checkpoint: Path) -> None:
+    paths = write_images(tmp_path / "in", 2, mode="L")
+    run(tmp_path, "restore", "--ckpt_path", checkpoint, "--input=in", "--output=out", *QUIET)
+    made = restore(checkpoint, tmp_path / "in", output=str(tmp_path / "made"))
+    assert made == [tmp_path / "made" / path.name for path in paths]
+    for path in made:
+        assert np.array_equal(pixels_of(path), pixels_of(tmp_path / "out" / path.name))
+    tensor = torch.stack([read_image(path, 1) for path in paths])
+    found = restore(str(checkpoint), tensor)
+    assert np.array_equal(found[:, 0].numpy(), np.stack([pixels_of(path) for path in made]))
+
+
+def test_unknown_random_parameters_are_restored_in_one_step(capsys: pytest.CaptureFixture[str]) -> None:
+    class Hidden(GaussianBlur):
+        has_unknown_params = True
+
+    module, x = trained(degradation=Hidden(steps=4, kernel_size=5, std=1.0, schedule="constant")), random_images()
+    expected = trained().sample_from(x, sampling=module.sampling.replace(sampler=Direct()))
+    assert torch.allclose(restore(module, x), expected, atol=1e-6)
+    assert "Direct" in capsys.readouterr().out
+
+
+def test_bad_arguments_say_what_to_give(tmp_path: Path) -> None:
+    module, x = trained(), random_images()
+    with pytest.raises(ValueError, match=r"\(5, 3, 8, 8\): the model restores images of 1 channel\(s\), \(B, 1, H, W"):
+        restore(module, x.expand(5, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"0\.0.*\(0, 1\]"):
+        restore(module, x, 0.0)
+    with pytest.raises(TypeError, match="restore got output, which are options of files, with a tensor"):
+        restore(module, x, output="out")
+    with pytest.raises(FileNotFoundError, match=r"no\.ckpt"):
+        restore(tmp_path / "no.ckpt", x)
+    with pytest.raises(ValueError, match="no fitted prior"):
+        restore(tiny_module(degradation=blur()), x)
+
+
+def test_the_package_imports_the_commands_only_when_they_are_used() -> None:
+    assert "restore" in diffusion_lightning.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'retsore'"):
+        _ = diffusion_lightning.retsore  # type: ignore[attr-defined]
+    code = "import sys, diffusion_lightning\nassert 'diffusion_lightning.commands' not in sys.modules\n"
+    code += "from diffusion_lightning import restore\nassert callable(restore)"
+    subprocess.run([sys.executable, "-c", code], check=True)
