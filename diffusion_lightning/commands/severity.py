@@ -33,6 +33,8 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
             )
         return "auto"
     if not isinstance(severity, str):
+        if not 0 < severity <= 1:
+            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
         return severity
     try:
         severities = [float(part) for part in severity.split(",")]

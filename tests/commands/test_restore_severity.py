@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.runs import DEBUG, QUIET, fail, files, pixels_of, run, write_images
 
-from diffusion_lightning import RestorationModule
+from diffusion_lightning import RestorationModule, restore
 from diffusion_lightning.core.images import from_uint8, read_image, save_image, to_uint8
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data import Digits
@@ -106,3 +106,13 @@ def test_a_severity_out_of_range_or_a_word_is_an_error(
         f"error: --severity {severity}: give a number in (0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
         "sheet to choose from"
     ]
+
+
+def test_tensors_are_restored_from_their_estimated_severities(estimating: Path, checkpoint: Path) -> None:
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    module = RestorationModule.load_from_checkpoint(estimating).eval()
+    t = module.estimate_grid_severity(images).t
+    expected = torch.cat([module.sample_from(x[None], float(s)) if s > 0 else x[None] for x, s in zip(images, t)])  # noqa: B905
+    torch.testing.assert_close(restore(estimating, images, severity="auto"), expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="has no severity estimator"):
+        restore(checkpoint, images, severity="auto")
