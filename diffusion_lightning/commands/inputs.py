@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
+from diffusion_lightning.commands.severity import Severity
 from diffusion_lightning.core.conditions import Condition, select_cyclic
 from diffusion_lightning.core.encoding import FileFormat
 from diffusion_lightning.core.files import is_special
@@ -147,7 +148,7 @@ class UserImages(SamplingInputs):
     Args:
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
-        severity: Their assumed severity t, in (0, 1].
+        severity: Their assumed severity t, in (0, 1]; or ``auto``: the module estimates that of each.
         batch_size: Images at once per device, fewer where they are large.
         first_frame: Whether to read the first frame of files that have several, which cannot be read if not.
         outcome: Which files are finished, and who is informed of those that cannot be read. Without, none is
@@ -155,6 +156,7 @@ class UserImages(SamplingInputs):
 
     Attributes:
         originals: The files of the batches that have been read, until they are written.
+        estimates: Of each image by its index the estimated severity t and its standard deviation.
 
     Raises:
         ImageReadError: An image cannot be read.
@@ -165,18 +167,20 @@ class UserImages(SamplingInputs):
         self,
         paths: Sequence[Path],
         channels: int,
-        severity: float,
+        severity: Severity,
         batch_size: int,
         first_frame: bool = False,
         outcome: Outcome | None = None,
     ) -> None:
         super().__init__(len(paths), batch_size)
-        if not 0 < severity <= 1:
+        if severity != "auto" and not 0 < severity <= 1:
             raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
         check_readable(channels)
         self.paths = paths
         self.channels = channels
-        self.t_start = severity
+        self.severity = severity
+        self.t_start = 1.0 if severity == "auto" else severity
+        self.estimates: dict[int, tuple[float, float]] = {}
         self.first_frame = first_frame
         self.outcome = outcome
         self.originals: dict[int, Original] = {}
@@ -222,7 +226,12 @@ class UserImages(SamplingInputs):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The images as x_t; the random parameters of their degradation are unknown."""
         x = from_uint8(batch[0])
-        return RestorationBatch(x, x, times_like(x, self.t_start), None, {}, batch[1])
+        t = times_like(x, self.t_start)
+        if self.severity == "auto":
+            assert self.trainer is not None
+            t, std = as_restoration_module(self.trainer.lightning_module).estimate_grid_severity(x)
+            self.estimates |= dict(zip(batch[1].tolist(), zip(t.tolist(), std.tolist(), strict=True), strict=True))
+        return RestorationBatch(x, x, t, None, {}, batch[1])
 
 
 class _RankBatches(IterableDataset):

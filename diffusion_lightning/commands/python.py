@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion_lightning.commands.base import trained_module
 from diffusion_lightning.commands.restore import prepare_sampling
+from diffusion_lightning.commands.severity import choose_severity
 from diffusion_lightning.commands.trainer import DiffusionTrainer
 from diffusion_lightning.core.checkpoints import load_frozen
 from diffusion_lightning.core.images import from_uint8, to_levels
@@ -21,19 +22,21 @@ from diffusion_lightning.samplers import Sampler
 
 
 @overload
-def restore(model: LightningModule | str | Path, images: Tensor, severity: float = ..., **options: Any) -> Tensor: ...
+def restore(
+    model: LightningModule | str | Path, images: Tensor, severity: float | str | None = ..., **options: Any
+) -> Tensor: ...
 
 
 @overload
 def restore(
-    model: LightningModule | str | Path, images: str | Path, severity: float = ..., **options: Any
+    model: LightningModule | str | Path, images: str | Path, severity: float | str | None = ..., **options: Any
 ) -> list[Path]: ...
 
 
 def restore(
     model: LightningModule | str | Path,
     images: Tensor | str | Path,
-    severity: float = 1.0,
+    severity: float | str | None = None,
     *,
     sampler: Sampler | None = None,
     steps: int | None = None,
@@ -49,7 +52,8 @@ def restore(
         model: A trained ``RestorationModule``, or the path of its checkpoint. A module keeps its own sampling settings.
         images: Images (B, C, H, W) or one (C, H, W), floating point in [-1, 1], uint8 or uint16; or the path of an
             image file or of a folder of them.
-        severity: Their severity t, in (0, 1].
+        severity: Their severity t, in (0, 1]; or ``auto``, estimated for each, the default where the model has a
+            severity estimator, else 1.
         sampler: The sampler; the model's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
@@ -85,7 +89,10 @@ def restore(
             module.sampling = before
 
 
-def _restore_tensor(module: RestorationModule, images: Tensor, severity: float, batch_size: int) -> Tensor:
+def _restore_tensor(module: RestorationModule, images: Tensor, severity: float | str | None, batch_size: int) -> Tensor:
+    start = choose_severity(severity, module)
+    if isinstance(start, list):
+        raise ValueError(f"severity={severity!r}: several severities are for files: give one number, or auto")
     channels = module.image_shape[0]
     if images.ndim not in (3, 4) or images.shape[-3] != channels:
         raise ValueError(
@@ -94,12 +101,16 @@ def _restore_tensor(module: RestorationModule, images: Tensor, severity: float, 
         )
     levels = not images.is_floating_point()
     x = (from_uint8(images) if levels else images.float()).reshape(-1, *images.shape[-3:]).to(module.device)
+
+    def times_of(part: Tensor) -> Tensor:
+        return module.estimate_grid_severity(part).t if start == "auto" else times_like(part, start)
+
     training = module.training
     module.eval()
     try:
         with torch.inference_mode():
             restored = [
-                module.predict_step(RestorationBatch(part, part, times_like(part, severity), None, {}, index), 0)
+                module.predict_step(RestorationBatch(part, part, times_of(part), None, {}, index), 0)
                 for part, index in zip(x.split(batch_size), torch.arange(len(x)).split(batch_size), strict=True)
             ]
     finally:

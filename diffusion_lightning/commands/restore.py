@@ -15,8 +15,10 @@ from diffusion_lightning.commands.comparison import (
     print_scores,
     score,
 )
+from diffusion_lightning.commands.contact_sheet import write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
+from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
@@ -30,7 +32,7 @@ def restore(
     datamodule: LightningDataModule | None = None,
     ckpt_path: str | None = None,
     output: str = "restored",
-    severity: float = 1.0,
+    severity: float | str | None = None,
     sampler: Sampler | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -54,7 +56,9 @@ def restore(
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the restored images, with the names, sizes, bit depths, transparency and colour profiles of
             the originals, and for results.csv, which says what became of each file.
-        severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way.
+        severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way; or
+            `auto`: estimated for every image, the default where the model has a severity estimator, else 1. Several,
+            such as 0.2,0.4,0.6, give one sheet of an image restored from each, to choose from.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
@@ -80,17 +84,25 @@ def restore(
     source, folder = Path(input), Path(output)
     file_format = FileFormat(format, quality, metadata)
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder)])
-    made_from = fingerprint(module, severity=severity, frames=frames, precision=trainer.precision)
+    start = choose_severity(severity, module)
+    if isinstance(start, list):
+        return write_contact_sheets(trainer, module, paths, names, start, output, overwrite)
+    made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
     page = ComparisonPage(folder, len(paths), overwrite) if compare else None
     references = {} if reference is None else find_references(Path(reference), files)
-    inputs = UserImages(paths, module.image_shape[0], severity, batch_size, frames == "first", files)
+    inputs = UserImages(paths, module.image_shape[0], start, batch_size, frames == "first", files)
     if trainer.is_global_zero:
         files.begin()
         degradation = type(module.degradation).__name__
-        text = f"Restoring {len(paths)} image(s) from {degradation} at t = {severity:g} with {module.sampling.sampler}"
+        at = "its estimated severity" if start == "auto" else f"t = {start:g}"
+        text = f"Restoring {len(paths)} image(s) from {degradation} at {at} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
     trainer.sample_to_files(module, inputs, RestorationWriter(files, inputs))
+    if start == "auto":
+        estimated = describe_severities(inputs.estimates.values(), trainer)
+        if trainer.is_global_zero:
+            get_console().print(estimated, soft_wrap=True, highlight=False)
     if trainer.is_global_zero:
         report(files, page, references)
     return files.targets

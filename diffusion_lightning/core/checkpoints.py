@@ -24,7 +24,7 @@ from diffusion_lightning.core.trust import check_hyperparameters, trusting
 M = TypeVar("M", bound=LightningModule)
 
 TENSORS = ("state_dict", "current_model_state", "averaging_state", "prior")
-DICTS = ("hyper_parameters", "loops", "callbacks", "conditioner")
+DICTS = ("hyper_parameters", "loops", "callbacks", "conditioner", "severity_optimizer")
 LISTS = ("optimizer_states", "lr_schedulers")
 COUNTS = ("epoch", "global_step")
 FOREIGN = ("hparams", "module_arguments", "hparams_type")

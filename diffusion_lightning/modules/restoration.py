@@ -16,9 +16,9 @@ from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
-from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR, check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
+from diffusion_lightning.modules.severity import EstimatesSeverity, sample_each
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
 from diffusion_lightning.objectives.time_samplers import TimeSampler, UniformSteps
@@ -29,7 +29,7 @@ from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.samplers.tiling import TiledDenoiser
 
 
-class RestorationModule(TrainableModule):
+class RestorationModule(EstimatesSeverity):
     """Trains a denoiser to undo a degradation, and samples with it.
 
     Args:
@@ -47,12 +47,13 @@ class RestorationModule(TrainableModule):
         optimizer: Built with the trainable parameters; AdamW with learning rate 1e-3 by default.
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. ``CosineDecay``
             is as long as the run. ReduceLROnPlateau is stepped after each validation instead.
+        severity_estimator: Estimates the severity of images for ``restore``; trained along, it changes no other weight.
 
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
     """
 
-    kept_when_resuming: ClassVar[dict[str, Any]] = TrainableModule.kept_when_resuming | {"prior": DEFAULT_PRIOR}
+    kept_when_resuming: ClassVar[dict[str, Any]] = EstimatesSeverity.kept_when_resuming | {"prior": DEFAULT_PRIOR}
 
     def __init__(
         self,
@@ -68,8 +69,9 @@ class RestorationModule(TrainableModule):
         clip_denoised: bool = False,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        severity_estimator: nn.Module | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler, severity_estimator)
         self.degradation = degradation
         self.denoiser = denoiser
         self.parameterization = parameterization or X0()
@@ -226,11 +228,11 @@ class RestorationModule(TrainableModule):
     def predict_step(
         self, batch: RestorationBatch | GenerationBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Generate the images of a ``GenerationBatch``, or restore ``batch.degraded``, whose t must all be equal."""
+        """Generate the images of a ``GenerationBatch``, or restore ``batch.degraded``, each from its own t."""
         if isinstance(batch, GenerationBatch):
             return self.generate(batch.index, batch.condition)
         generators = None if batch.index is None else _step_generators(self.sampling.seed, batch.index)
-        return self.sample_from(batch.degraded, float(batch.t[0]), batch.params, generators, batch.condition)
+        return sample_each(self.sample_from, batch, generators)
 
     def on_fit_start(self) -> None:
         """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""
@@ -268,6 +270,7 @@ class RestorationModule(TrainableModule):
         prediction = self.predict_x0(batch.degraded, batch.t, self._embed_condition(batch.condition))
         losses = self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params)
         self.log_held_out(f"{stage}/loss", losses, batch.index)
+        self.log_severity_error(stage, batch)
 
     def _embed_condition(self, condition: Condition | None) -> ConditionEmbedding | None:
         """The embedded condition; None for a model without a conditioner, which ignores conditions."""

@@ -78,7 +78,7 @@ def check_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         ValueError: They are not.
     """
     for kind, current, saved, fits in (
-        ("optimizer", trainer.optimizers, checkpoint["optimizer_states"], _fits_optimizer),
+        ("optimizer", trainer.optimizers, checkpoint["optimizer_states"], fits_optimizer),
         (
             "lr_scheduler",
             [config.scheduler for config in trainer.lr_scheduler_configs],
@@ -124,7 +124,7 @@ def _check_callbacks(trainer: Trainer, saved: Mapping[str, Any]) -> None:
             )
 
 
-def _fits_optimizer(optimizer: Any, state: Any) -> bool:
+def fits_optimizer(optimizer: Any, state: Any) -> bool:
     """Whether a state has the groups of the optimizer, with its options and as many parameters, and their state."""
     groups, entries = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list) or len(groups) != len(optimizer.param_groups) or not isinstance(entries, dict):

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from diffusion_lightning.callbacks import EMA, RestorationMetrics, TrainingCheckpoint
+from diffusion_lightning.networks import SeverityEstimator
 
 
 class Record(Callback):
@@ -98,6 +99,7 @@ def fit(
         denoiser=network(dropout),
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
+        severity_estimator=SeverityEstimator(1, width=4),
     )
     record, scores = Record(), Scores()
     saved = TrainingCheckpoint(str(folder), monitor="val/loss", every_n_steps=every_n_steps)

@@ -1,0 +1,89 @@
+"""`restore --severity 0.2,0.4,0.6`: each image restored from several severities side by side, to choose from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from rich import get_console
+from torch import Tensor
+
+from diffusion_lightning.callbacks.writer import ImageWriter
+from diffusion_lightning.commands.base import PredictingTrainer
+from diffusion_lightning.commands.inputs import UserImages
+from diffusion_lightning.core.finite import check_finite
+from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
+from diffusion_lightning.core.visualization import labelled_grid
+from diffusion_lightning.modules.restoration import RestorationModule
+
+
+class _SeveralSeverities(UserImages):
+    """Every image is a batch of its own: as often as there are severities, and with the same noise."""
+
+    def __init__(self, paths: Sequence[Path], channels: int, severities: Sequence[float]) -> None:
+        super().__init__(paths, channels, max(severities), 1)
+        self.severities = severities
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
+        """The image as x_t for every t."""
+        self.originals.pop(int(batch[1][0]))  # a sheet keeps none of what it holds beside the image
+        one = super().on_after_batch_transfer(batch, dataloader_idx)
+        number = len(self.severities)
+        x, t = one.degraded.expand(number, -1, -1, -1), torch.tensor(self.severities).to(one.t)
+        return RestorationBatch(x, x, t, None, {}, batch[1].expand(number))
+
+
+class _ContactSheetWriter(ImageWriter):
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Any,
+        batch: RestorationBatch | GenerationBatch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the image and its restorations in one row."""
+        assert isinstance(batch, RestorationBatch)
+        assert batch.index is not None
+        assert self.names is not None
+        name = self.names[int(batch.index[0])]
+        check_finite(prediction, f"the contact sheet {name}.png")
+        labels = ["input", *(f"t = {t:.3g}" for t in batch.t.tolist())]
+        sheet = labelled_grid([torch.cat([batch.degraded[:1], prediction])], labels)
+        save_image(sheet, self._folder(trainer) / f"{name}.png", sheet=True)
+
+
+def write_contact_sheets(
+    trainer: PredictingTrainer,
+    module: RestorationModule,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    severities: Sequence[float],
+    output: str,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Restore every image from several severities, and write the results side by side as NAME-severities.png.
+
+    Args:
+        trainer: The trainer.
+        module: The trained module.
+        paths: The images.
+        names: Their names in the output folder, without suffix.
+        severities: The severities t, in (0, 1].
+        output: The output folder.
+        overwrite: Whether to replace files that this program did not write.
+
+    Returns:
+        The paths of the sheets.
+    """
+    writer = _ContactSheetWriter(output, [f"{name}-severities" for name in names], overwrite)
+    inputs = _SeveralSeverities(paths, module.image_shape[0], severities)
+    trainer.sample_to_files(module, inputs, writer)
+    if trainer.is_global_zero:
+        text = f"{len(paths)} contact sheet(s) are in {output}: choose a severity, and give it by --severity"
+        get_console().print(text, soft_wrap=True)
+    return [Path(output, f"{name}-severities.png") for name in names]
