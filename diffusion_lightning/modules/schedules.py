@@ -102,5 +102,6 @@ def make_scheduler(make: LRSchedulerCallable, optimizer: Optimizer, run_steps: C
     if scheduler is None or missing is None or missing in given or "epochs" in given:
         return make(optimizer)
     if not issubclass(scheduler, _OfThisRun):
-        scheduler = type(scheduler.__name__, (_OfThisRun, scheduler), {})
+        # Under another name, for the command line finds the subclasses of torch's by theirs.
+        scheduler = type(f"_{scheduler.__name__}", (_OfThisRun, scheduler), {})
     return scheduler(optimizer, **{**given, missing: run_steps()})

@@ -277,7 +277,8 @@ def test_batches_of_another_size_within_an_epoch_are_refused(tmp_path: Path) -> 
 
 def test_training_after_validating_a_checkpoint_begins_at_the_first_image(tmp_path: Path) -> None:
     _, whole, _ = fit(tmp_path / "part", max_steps=7)
-    module, record = tiny_module(denoiser=network(dropout=False)), Record()
+    parts = {"denoiser": network(dropout=False), "severity_estimator": SeverityEstimator(1, width=4)}
+    module, record = tiny_module(**parts), Record()
     settings: dict[str, Any] = {"max_steps": 3, "limit_val_batches": 2}
     data = Stored(22, batch_size=4, seed=3)
     last = tmp_path / "part/last.ckpt"
