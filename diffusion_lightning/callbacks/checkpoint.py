@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.modules.batchnorm import _NormBase
 
-from diffusion_lightning.core.checkpoint_files import WholeFileIO, checkpoint_folder, link_or_copy
+from diffusion_lightning.core.checkpoint_files import checkpoint_folder, link_or_copy, use_whole_files
 from diffusion_lightning.core.finite import NonFiniteError
 from diffusion_lightning.core.images import atomic_write, remove_partial
 from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
@@ -100,8 +99,7 @@ class TrainingCheckpoint(Checkpoint):
                 f"two {type(self).__name__} callbacks would write the same files: to keep the best checkpoints by a "
                 "further score, add ModelCheckpoint with that monitor"
             )
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeFileIO()
+        use_whole_files(trainer)
         for other in trainer.checkpoint_callbacks:
             if isinstance(other, ModelCheckpoint) and other.save_last:
                 other.save_last = False

@@ -13,7 +13,6 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -40,7 +39,7 @@ from diffusion_lightning.commands.messages import (
 )
 from diffusion_lightning.commands.processes import watch_processes
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
-from diffusion_lightning.core.checkpoint_files import WholeFileIO
+from diffusion_lightning.core.checkpoint_files import use_whole_files
 from diffusion_lightning.core.checkpoints import checked_arguments, load_matching_weights
 from diffusion_lightning.core.interrupts import Interrupted, SignalHandler
 from diffusion_lightning.core.loggers import guard
@@ -208,8 +207,7 @@ class DiffusionCLI(LightningCLI):
         watch_processes(trainer)
         for logger in trainer.loggers:
             guard(logger)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeFileIO()
+        use_whole_files(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             callbacks.append(ImageWriter())

@@ -41,6 +41,12 @@ class WholeFileIO(TorchCheckpointIO):
         _flush(Path(path).parent)
 
 
+def use_whole_files(trainer: Trainer) -> None:
+    """Let a trainer read and write its checkpoints by ``WholeFileIO``, unless it has a way of its own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFileIO()
+
+
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         torch.save(checkpoint, path)
