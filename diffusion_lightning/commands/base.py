@@ -26,17 +26,21 @@ from diffusion_lightning.samplers.tiling import TileProgress
 class PredictingTrainer(Trainer):
     """``lightning.Trainer`` whose ``predict`` can sample into image files, with progress in sampling steps."""
 
-    def sample_to_files(self, module: RestorationModule, inputs: SamplingInputs, writer: BasePredictionWriter) -> None:
+    def sample_to_files(
+        self, module: RestorationModule, inputs: SamplingInputs, writer: BasePredictionWriter, samples: int = 1
+    ) -> None:
         """Sample from the inputs to t = 0 and write the images.
 
         Args:
             module: A trained module.
             inputs: Where sampling starts.
             writer: Writes the files.
+            samples: How often each image is sampled.
         """
         others = [callback for callback in self.callbacks if not isinstance(callback, BasePredictionWriter)]
         self.callbacks: list[Callback] = [*others, writer]
         steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start)) - 1
+        steps *= samples
         number = -(-inputs.number // self.world_size)
         sampling = module.sampling
         with self._progress(number, steps, sampling.sampler.nfe_per_step) as progress:

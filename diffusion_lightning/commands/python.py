@@ -43,6 +43,8 @@ def restore(
     seed: int = 0,
     batch_size: int = 16,
     tile: Tile = "auto",
+    fidelity: float = 0.0,
+    consistent: bool | None = None,
     trust: Iterable[str] = (),
     **options: Any,
 ) -> Tensor | list[Path]:
@@ -59,6 +61,9 @@ def restore(
         seed: Random seed, for samplers that add noise.
         batch_size: Images restored at once.
         tile: Side in pixels of the tiles of large images, ``auto`` or ``off``; see ``choose_tiling``.
+        fidelity: From 0 for sampled images to 1 for the direct prediction.
+        consistent: Whether what the degradation keeps of an image stays as it is in the input; None for where the
+            degradation is linear and known.
         trust: Further packages that the checkpoint may run code of.
         **options: Of files, those of the command: ``output``, ``format``, ``quality``, ``metadata``, ``frames``,
             ``compare``, ``reference`` and ``overwrite``.
@@ -79,10 +84,11 @@ def restore(
     try:
         trained = trained_module(module, None, sampler, steps, seed)
         if isinstance(images, Tensor):
-            prepare_sampling(trained, tile)
+            prepare_sampling(trained, tile, fidelity, consistent)
             return _restore_tensor(trained.to(images.device) if frozen else trained, images, severity, batch_size)
         trainer = DiffusionTrainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
         settings: dict[str, Any] = {"severity": severity, "seed": seed, "batch_size": batch_size, "tile": tile}
+        settings |= {"fidelity": fidelity, "consistent": consistent}
         return trainer.restore(trained, str(images), **settings, **options)
     finally:
         if isinstance(module, RestorationModule) and before is not None:

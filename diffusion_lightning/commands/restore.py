@@ -18,8 +18,10 @@ from diffusion_lightning.commands.comparison import (
 from diffusion_lightning.commands.contact_sheet import write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
+from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, coverage, samples_folder, stochastic
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
+from diffusion_lightning.inverse.consistency import has_consistency
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
@@ -38,6 +40,9 @@ def restore(
     seed: int = 0,
     batch_size: int = 16,
     tile: Tile = "auto",
+    fidelity: float = 0.0,
+    consistent: bool | None = None,
+    samples: int = 1,
     format: Format = "png",
     quality: int = 95,
     metadata: Metadata = "keep",
@@ -65,6 +70,11 @@ def restore(
         batch_size: Images of equal size restored at once per device, fewer where they are large.
         tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
             for the network, `off` denoises each image as a whole.
+        fidelity: From 0 for sampled images, which look most real, to 1 for the direct prediction, which invents least.
+        consistent: Whether what the degradation keeps of an image, such as its colours, stays as in the input; the
+            default where the degradation is linear and known.
+        samples: Number of restorations of each image; of several, their mean is the restored image, and they and a map
+            of their differences are written into OUTPUT_samples.
         format: png, jpeg, webp or tiff; or same, the format of each original.
         quality: Quality of JPEG and WebP, from 1 to 100; WebP is lossless at 100.
         metadata: Whether to keep EXIF and the colour profile, or to strip them; the colours are then in sRGB.
@@ -80,15 +90,18 @@ def restore(
             --input degraded_images --output restored
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
-    prepare_sampling(module, tile, trainer.is_global_zero)
+    prepare_sampling(module, tile, fidelity, consistent, trainer.is_global_zero)
+    if samples != 1:
+        module.sampling = module.sampling.replace(sampler=stochastic(module.sampling.sampler, module, samples))
     source, folder = Path(input), Path(output)
     file_format = FileFormat(format, quality, metadata)
-    paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder)])
+    paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder), samples_folder(folder)])
     start = choose_severity(severity, module)
     if isinstance(start, list):
         return write_contact_sheets(trainer, module, paths, names, start, output, overwrite)
-    made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision)
+    made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision, samples=samples)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
+    sample_files = SampleFiles(files, names, samples) if samples != 1 else None
     page = ComparisonPage(folder, len(paths), overwrite) if compare else None
     references = {} if reference is None else find_references(Path(reference), files)
     inputs = UserImages(paths, module.image_shape[0], start, batch_size, frames == "first", files)
@@ -98,34 +111,64 @@ def restore(
         at = "its estimated severity" if start == "auto" else f"t = {start:g}"
         text = f"Restoring {len(paths)} image(s) from {degradation} at {at} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
-    trainer.sample_to_files(module, inputs, RestorationWriter(files, inputs))
+    writer = RestorationWriter(files, inputs) if sample_files is None else SamplesWriter(files, inputs, sample_files)
+    trainer.sample_to_files(module, inputs, writer, samples)
     if start == "auto":
         estimated = describe_severities(inputs.estimates.values(), trainer)
         if trainer.is_global_zero:
             get_console().print(estimated, soft_wrap=True, highlight=False)
     if trainer.is_global_zero:
-        report(files, page, references)
+        report(files, page, references, sample_files)
     return files.targets
 
 
-def prepare_sampling(module: RestorationModule, tile: Tile, talks: bool = True) -> None:
+def prepare_sampling(
+    module: RestorationModule,
+    tile: Tile,
+    fidelity: float = 0.0,
+    consistent: bool | None = None,
+    talks: bool = True,
+) -> None:
     """Choose the tiles, and the sampler where the random parameters of the degradation are unknown.
 
     Args:
         module: A trained module.
         tile: Side of the tiles; see ``choose_tiling``.
+        fidelity: 0 for sampled images, 1 for the direct prediction, or between.
+        consistent: Whether to make the restored images consistent with the input; None for where that is possible.
         talks: Whether to print that the sampler is another.
+
+    Raises:
+        ValueError: The fidelity is out of its range, or the degradation does not say what it keeps of an image.
     """
-    module.sampling = module.sampling.replace(tiling=choose_tiling(module.denoiser, module.image_shape, tile))
-    if module.degradation.has_unknown_params and not isinstance(module.sampling.sampler, Direct):
+    degradation, sampler = module.degradation, module.sampling.sampler
+    if not 0 <= fidelity <= 1:
+        raise ValueError(f"fidelity={fidelity}: choose from 0, the sampled image, to 1, the direct prediction")
+    if consistent and not has_consistency(degradation):
+        raise ValueError(
+            f"--consistent true needs a linear degradation without unknown parameters, unlike "
+            f"{type(degradation).__name__}: leave it out"
+        )
+    if degradation.has_unknown_params and not isinstance(sampler, Direct):
         if talks:
-            name = type(module.degradation).__name__
+            name = type(degradation).__name__
             text = f"The random parameters of {name} are unknown for your images: restoring them in one step (Direct)."
             get_console().print(text, soft_wrap=True)
-        module.sampling = module.sampling.replace(sampler=Direct())
+        sampler = Direct()
+    module.sampling = module.sampling.replace(
+        sampler=Direct() if fidelity == 1 else sampler,
+        tiling=choose_tiling(module.denoiser, module.image_shape, tile),
+        fidelity=fidelity,
+        consistent=has_consistency(degradation) if consistent is None else consistent,
+    )
 
 
-def report(files: RestoredFiles, page: ComparisonPage | None, references: Mapping[int, Path]) -> None:
+def report(
+    files: RestoredFiles,
+    page: ComparisonPage | None,
+    references: Mapping[int, Path],
+    sample_files: SampleFiles | None = None,
+) -> None:
     """Write the comparison and the table of results, and print how many images are restored.
 
     Raises:
@@ -139,9 +182,15 @@ def report(files: RestoredFiles, page: ComparisonPage | None, references: Mappin
     if references:
         scores = score(files, restored, references)
         print_scores(files, scores, len(restored))
+        if sample_files is not None:
+            covered = coverage(sample_files, restored, references)
+            text = f"At {covered:.0%} of the pixels, the error is within 2 standard deviations of the samples"
+            get_console().print(text, soft_wrap=True, highlight=False)
         for index, values in scores.items():
             results[index] = results[index]._replace(psnr=f"{values[1]:.4f}", ssim=f"{values[3]:.6f}")
     files.finish(results)
+    if sample_files is not None:
+        get_console().print(f"The samples and their spread are in {samples_folder(files.output)}", soft_wrap=True)
     get_console().print(f"{len(restored)} restored image(s) are in {files.output}", soft_wrap=True)
     failed = [result.file for result in results if result.failed]
     if failed:

@@ -107,15 +107,23 @@ class RestoredFiles:
         check_finite(image, f"the sampled image {target.name}")
         if self.is_finished(index):
             return
-        values = original.put_back(image.detach().float().cpu())
         try:
-            content = self.file_format.encode(values, original, target.suffix, self.request(index))
+            content = self.encode(index, image, original)
         except ImageWriteError as error:
             self.fail(index, f"{self.paths[index]} cannot be written as {target.name}: {error}")
             return
         atomic_write(target, lambda partial: partial.write_bytes(content))
-        height, width = values.shape[:2]
+        height, width = image.shape[-2:]
         self.table.append(result._replace(file=self.labels[index], size=f"{width}x{height}"))
+
+    def encode(self, index: int, image: Tensor, original: Original) -> bytes:
+        """The bytes of a restored file; see ``write``.
+
+        Raises:
+            ImageWriteError: The format cannot hold the image.
+        """
+        values = original.put_back(image.detach().float().cpu())
+        return self.file_format.encode(values, original, self.targets[index].suffix, self.request(index))
 
     def fail(self, index: int, error: ImageReadError | str) -> None:
         """Report a file that cannot be restored.
@@ -169,11 +177,15 @@ class RestorationWriter(BasePredictionWriter):
         """Write the images of a batch."""
         assert batch.index is not None
         assert isinstance(pl_module, RestorationModule)
-        seconds = (time.perf_counter() - self._start) / len(prediction)
         seed = str(pl_module.sampling.seed)
         for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
-            row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}", seed=seed)
+            row = self.row(t, len(prediction))._replace(seed=seed)
             self.files.write(index, image, self.inputs.originals.pop(index), row)
+
+    def row(self, t: float, images: int) -> Result:
+        """The row of an image of the severity t in a batch of so many, without name, size and seed."""
+        seconds = (time.perf_counter() - self._start) / images
+        return Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}")
 
 
 def fingerprint(module: RestorationModule, **settings: object) -> str:
@@ -187,6 +199,7 @@ def fingerprint(module: RestorationModule, **settings: object) -> str:
     sampling, degradation = module.sampling, module.degradation
     numbers = {name: value for name, value in vars(degradation).items() if isinstance(value, bool | int | float | str)}
     parts: list[object] = [sampling.sampler, sampling.guidance, sampling.seed, sampling.tiling, settings]
+    parts += [sampling.fidelity, sampling.consistent]
     parts += [type(degradation).__name__, numbers, type(module.parameterization).__name__, module.clip_denoised]
     digest.update(json.dumps([dict(module.hparams), *map(str, parts)], default=str, sort_keys=True).encode())
     return digest.hexdigest()

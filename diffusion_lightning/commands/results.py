@@ -22,6 +22,7 @@ class Result(NamedTuple):
         seconds: The time that it took, an equal part of its batch's.
         seed: The random seed.
         status: ``restored``, or ``failed: `` and the reason.
+        spread: The standard deviation of its samples, on [0, 1], averaged over the pixels, where there are several.
         psnr: PSNR to its reference in dB, where there is one.
         ssim: SSIM to its reference.
     """
@@ -32,6 +33,7 @@ class Result(NamedTuple):
     seconds: str = ""
     seed: str = ""
     status: str = RESTORED
+    spread: str = ""
     psnr: str = ""
     ssim: str = ""
 

@@ -16,9 +16,10 @@ from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
+from diffusion_lightning.modules.restoring import restore_each
 from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR, check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
-from diffusion_lightning.modules.severity import EstimatesSeverity, sample_each
+from diffusion_lightning.modules.severity import EstimatesSeverity
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
 from diffusion_lightning.objectives.time_samplers import TimeSampler, UniformSteps
@@ -149,8 +150,7 @@ class RestorationModule(EstimatesSeverity):
         else:
             guidance.load(self.device)
             denoise_fn = guidance.guide(self.conditional_denoiser, condition, self.degradation)
-        if self.clip_denoised:
-            denoise_fn = clip_denoised(denoise_fn)
+        denoise_fn = clip_denoised(denoise_fn) if self.clip_denoised else denoise_fn
         # Last: the networks of the guidance are evaluated on tiles, too.
         return denoise_fn if sampling.tiling is None else TiledDenoiser(denoise_fn, sampling.tiling, sampling.on_tiles)
 
@@ -232,7 +232,7 @@ class RestorationModule(EstimatesSeverity):
         if isinstance(batch, GenerationBatch):
             return self.generate(batch.index, batch.condition)
         generators = None if batch.index is None else _step_generators(self.sampling.seed, batch.index)
-        return sample_each(self.sample_from, batch, generators)
+        return restore_each(self.sample_from, self.degradation, batch, generators, self.sampling)
 
     def on_fit_start(self) -> None:
         """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""

@@ -34,6 +34,8 @@ class SamplingConfig:
         on_step: Called with every ``Step``; None for nothing.
         tiling: Which images are denoised in tiles; None for none.
         on_tiles: Called with the ``TileProgress`` after every call of the denoiser for tiles; None for nothing.
+        fidelity: Of restored images: 0 for the sampled ones, 1 for the direct prediction, or between.
+        consistent: Whether restored images are made consistent with those that they were restored from.
     """
 
     sampler: Sampler
@@ -42,6 +44,8 @@ class SamplingConfig:
     on_step: Callable[[Step], None] | None = None
     tiling: Tiling | None = None
     on_tiles: Callable[[TileProgress], None] | None = None
+    fidelity: float = 0.0
+    consistent: bool = False
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values."""

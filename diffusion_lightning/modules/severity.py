@@ -5,7 +5,6 @@ gradients and no exchange of gradients between processes includes them, and the 
 run without an estimator.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from diffusion_lightning.core.conditions import select
 from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
@@ -168,30 +166,6 @@ class EstimatesSeverity(TrainableModule):
         with torch.autocast(images.device.type, enabled=False):
             weight = next(estimator.parameters())
             return estimator(quantize(images).to(weight.dtype)).float()
-
-
-def sample_each(
-    sample_from: Callable[..., Tensor], batch: RestorationBatch, generators: list[torch.Generator] | None
-) -> Tensor:
-    """Restore every image of a batch from its own t; one of t = 0 is clean and stays as it is.
-
-    Args:
-        sample_from: ``RestorationModule.sample_from``.
-        batch: The images. Those of equal t are restored at once.
-        generators: One per image, for samplers that add noise.
-    """
-    severities = batch.t.unique().tolist()
-    if len(severities) == 1 and severities[0] > 0:
-        return sample_from(batch.degraded, severities[0], batch.params, generators, batch.condition)
-    restored = batch.degraded.clone()
-    for t in severities:
-        if t > 0:
-            chosen = (batch.t == t).nonzero()[:, 0]
-            params = None if batch.params is None else {name: value[chosen] for name, value in batch.params.items()}
-            own = None if generators is None else [generators[i] for i in chosen.tolist()]
-            sampled = sample_from(batch.degraded[chosen], t, params, own, select(batch.condition, chosen))
-            restored[chosen] = sampled.to(restored.dtype)
-    return restored
 
 
 def _severities(p: Tensor) -> Tensor:

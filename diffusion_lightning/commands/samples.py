@@ -1,0 +1,170 @@
+"""`restore --samples K`: several restorations of each image, their mean, and how much they differ at each pixel."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from diffusion_lightning.commands.inputs import UserImages
+from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles
+from diffusion_lightning.core import rng
+from diffusion_lightning.core.files import check_outputs, is_own_image
+from diffusion_lightning.core.finite import check_finite
+from diffusion_lightning.core.images import atomic_write, from_unit, read_image, save_image
+from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.core.types import RestorationBatch
+from diffusion_lightning.modules.restoration import RestorationModule
+from diffusion_lightning.samplers import DDIM, Direct, Sampler
+
+WHITE = 0.25
+"""The standard deviation, on [0, 1], that a spread map shows as white."""
+
+
+class SampleFiles:
+    """Where the samples and the spread maps are written: OUTPUT_samples/NAME/1.png and so on, and spread.png.
+
+    Args:
+        files: The restored files, each of which is the mean of samples.
+        names: Their names without suffix.
+        samples: K, the number of samples of each image.
+
+    Raises:
+        ValueError: K is out of its range, or files would be overwritten that this program did not write.
+    """
+
+    def __init__(self, files: RestoredFiles, names: Sequence[str], samples: int) -> None:
+        self.files = files
+        self.samples = samples
+        self._folders = [samples_folder(files.output) / name for name in names]
+        paths = (path for index in range(len(names)) for path in (self.spread(index), *self._of(index)))
+        check_outputs(paths, files.overwrite, is_own=is_own_image)
+
+    def sample(self, index: int, k: int) -> Path:
+        """The file of sample k = 1 … K of an image."""
+        return self._folders[index] / f"{k}{self.files.targets[index].suffix}"
+
+    def spread(self, index: int) -> Path:
+        """The file of the spread map of an image."""
+        return self._folders[index] / "spread.png"
+
+    def _of(self, index: int) -> Iterator[Path]:
+        return (self.sample(index, k) for k in range(1, self.samples + 1))
+
+
+class SamplesWriter(RestorationWriter):
+    """Restores each batch with further seeds, and writes the samples, their mean and their spread.
+
+    Sample k is what `--seed` SEED + k − 1 restores from an image that rounds to the same file: the first is that of the
+    file itself. So a sampler that adds no noise gives several samples, too, of what rounding has lost.
+
+    Args:
+        files: The files of the means.
+        inputs: Where they come from.
+        sample_files: Where the samples are written.
+    """
+
+    def __init__(self, files: RestoredFiles, inputs: UserImages, sample_files: SampleFiles) -> None:
+        super().__init__(files, inputs)
+        self.sample_files = sample_files
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Any,
+        batch: RestorationBatch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Sample further, and write the images of a batch."""
+        assert batch.index is not None
+        assert isinstance(pl_module, RestorationModule)
+        number, indices = self.sample_files.samples, batch.index.tolist()
+        mean, squares = torch.zeros_like(prediction), torch.zeros_like(prediction)
+        for k, sample in enumerate(self._samples(pl_module, prediction, batch), 1):
+            for image, index in zip(sample, indices, strict=True):
+                self._write_sample(index, k, image)
+            difference = sample - mean  # Welford's update: memory does not grow with the number of samples
+            mean += difference / k
+            squares += difference * (sample - mean)
+        std = (squares / (number - 1)).sqrt() / 2
+        first = pl_module.sampling.seed
+        for i, (index, t) in enumerate(zip(indices, batch.t.tolist(), strict=True)):
+            spread = std[i].square().mean(0, keepdim=True).sqrt()
+            save_image(from_unit((spread / WHITE).clamp(max=1)), self.sample_files.spread(index))
+            row = self.row(t, len(prediction))
+            row = row._replace(seed=f"{first}-{first + number - 1}", spread=f"{float(spread.mean()):.4f}")
+            self.files.write(index, mean[i], self.inputs.originals.pop(index), row)
+
+    def _samples(self, module: RestorationModule, first: Tensor, batch: RestorationBatch) -> Iterator[Tensor]:
+        yield first
+        sampling = module.sampling
+        try:
+            for k in range(1, self.sample_files.samples):
+                module.sampling = sampling.replace(seed=sampling.seed + k)
+                yield module.predict_step(self._within_rounding(batch, module.sampling.seed), 0)
+        finally:
+            module.sampling = sampling
+
+    def _within_rounding(self, batch: RestorationBatch, seed: int) -> RestorationBatch:
+        """Images that round to the same files."""
+        assert batch.index is not None
+        deep = self.inputs.originals[int(batch.index[0])].levels.dtype == torch.uint16
+        generators = per_image_generators(seed, batch.index, "rounding")
+        error = rng.uniform(batch.degraded.shape, generators, like=batch.degraded) * 2 - 1
+        return batch._replace(degraded=batch.degraded + error / (65535 if deep else 255))
+
+    def _write_sample(self, index: int, k: int, image: Tensor) -> None:
+        target = self.sample_files.sample(index, k)
+        check_finite(image, f"the sampled image {target.name}")
+        content = self.files.encode(index, image, self.inputs.originals[index])
+        atomic_write(target, lambda partial: partial.write_bytes(content))
+
+
+def samples_folder(output: Path) -> Path:
+    """The folder of the samples."""
+    return output.absolute().with_name(f"{output.absolute().name}_samples")
+
+
+def stochastic(sampler: Sampler, module: RestorationModule, samples: int) -> Sampler:
+    """The sampler, or one that adds noise in its place where it is the probability flow and that is possible.
+
+    Raises:
+        ValueError: The samples would be equal, or their number is out of its range.
+    """
+    if samples < 2:
+        raise ValueError(f"samples={samples}: choose 1, for one restoration, or at least 2, to see how they differ")
+    if isinstance(sampler, Direct):
+        raise ValueError(f"samples={samples}: the direct prediction is one image: use another sampler, or --samples 1")
+    if isinstance(sampler, DDIM) and sampler.eta == 0 and module.degradation.is_gaussian_diffusion:
+        return DDIM(sampler.steps, eta=1.0, spacing=sampler.spacing)
+    return sampler
+
+
+def coverage(
+    files: SampleFiles, restored: Sequence[int], references: Mapping[int, Path], deviations: float = 2
+) -> float:
+    """The fraction of pixels of the restored images whose error is at most so many standard deviations of the samples.
+
+    Args:
+        files: The files.
+        restored: The numbers of the restored images.
+        references: The originals of some.
+        deviations: The number of standard deviations.
+    """
+    fractions = []
+    for index in (index for index in restored if index in references):
+        reference, mean = (_unit(path) for path in (references[index], files.files.targets[index]))
+        spread = WHITE * _unit(files.spread(index))[0]
+        if reference.shape == mean.shape:
+            error = (mean - reference).square().mean(0).sqrt()
+            fractions.append(float((error <= deviations * spread).float().mean()))
+    return sum(fractions) / max(1, len(fractions))
+
+
+def _unit(path: Path) -> Tensor:
+    return read_image(path).float() / 255

@@ -1,0 +1,1 @@
+"""Measurements of an image, and restorations that agree with them."""
