@@ -75,14 +75,41 @@ class GaussianBlur(Separable):
             return basis.to(like), inverse.to(like), self.spectra(size).to(like.device)
 
         basis, inverse, spectra = self.cache.get((size, like.device, like.dtype), build)
-        kernels = t.clamp(max=(self.steps - 1) / self.steps) if self.final_mean else t
-        blur = (basis * (interpolate_table(spectra, kernels) - 1).to(like.dtype)[:, None, :]) @ inverse
+        blur = (basis * self._gains(spectra, t).to(like.dtype)[:, None, :]) @ inverse
         if not self.final_mean:
             return blur
-        last = (to_grid(t.to(like.device), self.steps) - (self.steps - 1)).clamp(min=0)
         mean = torch.full((size, size), 1 / size, dtype=like.dtype, device=like.device)
         mean = mean - torch.eye(size, dtype=like.dtype, device=like.device)
-        return torch.lerp(blur, mean.expand_as(blur), last.to(like.dtype)[:, None, None])
+        return torch.lerp(blur, mean.expand_as(blur), self._mean_fraction(t, blur)[:, None, None])
+
+    def change_lines(self, lines: Tensor, t: Tensor, adjoint: bool) -> Tensor:
+        """By the fast Fourier transform, of the lines with their mirror images if the padding is reflect."""
+        size, reflect = lines.shape[-1], self.padding == "reflect"
+        spectra = self.cache.get((size, lines.device), lambda: self.spectra(size).to(lines.device))
+        gains = self._gains(spectra, t)
+        # A basis vector of each frequency of the transform: DCT-I has these, the Fourier basis a sine and a cosine.
+        gains = gains if reflect else gains[:, (2 * torch.arange(size // 2 + 1) - 1).clamp(min=0)]
+        x = lines.to(torch.promote_types(lines.dtype, torch.float32))
+        weights = torch.ones(size, dtype=x.dtype, device=x.device)
+        if reflect and adjoint:  # A is symmetric but for the ends, whose mirror images are themselves
+            weights[0] = weights[-1] = 0.5
+        x = x / weights
+        periods = torch.cat([x, x[..., 1:-1].flip(-1)], -1) if reflect else x
+        filtered = torch.fft.rfft(periods) * gains.to(x.dtype)[:, None, None, :]
+        change = (torch.fft.irfft(filtered, n=periods.shape[-1])[..., :size] * weights).to(lines.dtype)
+        if not self.final_mean:
+            return change
+        fraction = self._mean_fraction(t, change)[:, None, None, None]
+        return torch.lerp(change, lines.mean(-1, keepdim=True) - lines, fraction)
+
+    def _gains(self, spectra: Tensor, t: Tensor) -> Tensor:
+        """λ_t − 1 at each frequency, float64 (B, size)."""
+        kernels = t.clamp(max=(self.steps - 1) / self.steps) if self.final_mean else t
+        return interpolate_table(spectra, kernels) - 1
+
+    def _mean_fraction(self, t: Tensor, like: Tensor) -> Tensor:
+        """How much of the mean ``final_mean`` mixes in, (B,)."""
+        return (to_grid(t.to(like.device), self.steps) - (self.steps - 1)).clamp(min=0).to(like.dtype)
 
 
 def kernel_stds(schedule: Schedule, std: float, steps: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Degradations that act on rows and columns by one matrix each: x_t = A_t x A_tᵀ, exact for any padding.
 
-A step of a separable convolution is such a matrix, so T steps are the product of T matrices.
+A step of a separable convolution is such a matrix, so T steps are the product of T matrices. An axis of more than
+``MAX_MATRIX`` pixels has no matrix: the square of a large number takes too much memory, and the cube too much time.
 """
 
 from abc import abstractmethod
@@ -11,11 +12,18 @@ from torch import Tensor
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
 
+MAX_MATRIX = 1024
+"""The longest axis, in pixels, for which A_t is computed as a matrix."""
+
+CHUNK = 2**22
+"""Pixels of a large image that are computed at once."""
+
 
 class Separable(Degradation):
     """A linear degradation x_t = A_h x A_wᵀ, the same for every channel.
 
-    A subclass implements ``matrix_minus_identity``. Computing with A_t − I makes t = 0 exact to the bit.
+    A subclass implements ``matrix_minus_identity``, and ``change_lines`` if it can do without a matrix. Computing with
+    A_t − I makes t = 0 exact to the bit.
     """
 
     linear = True
@@ -24,13 +32,22 @@ class Separable(Degradation):
     def matrix_minus_identity(self, size: int, t: Tensor, like: Tensor) -> Tensor:
         """A_t − I along an axis of ``size`` pixels at the times t (B,): (B, size, size), dtype and device of like."""
 
+    def change_lines(self, lines: Tensor, t: Tensor, adjoint: bool) -> Tensor:
+        """(A_t − I) x of the lines x (B, C, L, N) of large images, or (A_tᵀ − I) x, at the times t (B,): same shape."""
+        matrix = self.matrix_minus_identity(lines.shape[-1], t, lines)
+        return lines @ (matrix if adjoint else matrix.mT).unsqueeze(1)
+
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """A_h x A_wᵀ."""
+        if max(x.shape[-2:]) > MAX_MATRIX:
+            return self._along_lines(x, t, adjoint=False)
         rows, columns = self._axes(x, t)
         return self._both_sides(rows, x, columns)
 
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """A_hᵀ y A_w."""
+        if max(y.shape[-2:]) > MAX_MATRIX:
+            return self._along_lines(y, t, adjoint=True)
         rows, columns = self._axes(y, t)
         return self._both_sides(rows.mT, y, columns.mT)
 
@@ -45,6 +62,15 @@ class Separable(Degradation):
 
         products = values(height)[:, :, None] * values(width)[:, None, :]
         return products.flatten(1).repeat(1, channels)
+
+    def _along_lines(self, x: Tensor, t: Tensor, adjoint: bool) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            for axis in (-2, -1):
+                lines = x.movedim(axis, -1)
+                at_once = max(1, CHUNK // (x.shape[0] * x.shape[1] * x.shape[axis]))
+                changes = [self.change_lines(part, t, adjoint) for part in lines.split(at_once, 2)]
+                x = x + torch.cat(changes, 2).movedim(-1, axis)
+        return x
 
     def _axes(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         height, width = x.shape[-2:]

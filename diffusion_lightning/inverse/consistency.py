@@ -26,7 +26,7 @@ CONVERGED = 1e-5
 MEDIAN = 0.6745
 """The median of |z| for z ~ N(0, 1)."""
 
-MAX_STEPS = 20
+MAX_STEPS = 10
 """Of the conjugate gradients; the degradation and its adjoint are applied once in each."""
 
 
@@ -43,6 +43,7 @@ def make_consistent(
     params: Params | None = None,
     noise: Tensor | None = None,
     error: float = ERROR,
+    max_steps: int = MAX_STEPS,
 ) -> Tensor:
     """Change x_0 until D_t(x_0) differs from y by little more than noise.
 
@@ -61,6 +62,7 @@ def make_consistent(
         params: The random parameters of the degradation.
         noise: The standard deviations σ (B,) of the noise in y; estimated if None.
         error: The assumed standard deviation of the errors of x_0.
+        max_steps: The maximum number of steps.
 
     Returns:
         The images, same shape.
@@ -75,7 +77,7 @@ def make_consistent(
     direction = gradient = degradation.adjoint(residual, t, params)
     power = _squared_norm(gradient)
     converged = CONVERGED**2 * power
-    for _ in range(MAX_STEPS):
+    for _ in range(max_steps):
         active = (_squared_norm(residual) > bound) & (power > converged)
         if not active.any():
             break
