@@ -123,9 +123,7 @@ class RestoredFiles:
         Raises:
             ImageReadError: It is the only one.
         """
-        if len(self.paths) == 1:
-            raise error if isinstance(error, ImageReadError) else ImageReadError(error)
-        sys.stderr.write(f"left out: {error}\n")
+        leave_out(error, len(self.paths))
         self.table.append(Result(self.labels[index], status=f"{FAILED}: {error}"))
 
     def results(self) -> list[Result]:
@@ -173,7 +171,21 @@ class RestorationWriter(BasePredictionWriter):
         seed = str(pl_module.sampling.seed)
         for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
             row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}", seed=seed)
+            if index in self.inputs.estimates:
+                estimate, std = self.inputs.estimates[index]
+                row = row._replace(estimated_severity=f"{estimate:.4f}", severity_std=f"{std:.4f}")
             self.files.write(index, image, self.inputs.originals.pop(index), row)
+
+
+def leave_out(error: ImageReadError | str, files: int) -> None:
+    """Print that one of so many files cannot be restored.
+
+    Raises:
+        ImageReadError: It is the only one.
+    """
+    if files == 1:
+        raise error if isinstance(error, ImageReadError) else ImageReadError(error)
+    sys.stderr.write(f"left out: {error}\n")
 
 
 def fingerprint(module: RestorationModule, **settings: object) -> str:

@@ -91,12 +91,11 @@ class EstimatesSeverity(TrainableModule):
         variance = p @ severities**2 - (p @ severities) ** 2
         return SeverityEstimate(_median(p), variance.clamp(min=0).sqrt())
 
-    def estimate_grid_severity(self, images: Tensor) -> SeverityEstimate:
-        """As ``estimate_severity``, with t rounded to the degradation's grid k/T, or to every n-th k of many."""
-        estimate = self.estimate_severity(images)
+    def round_severity(self, t: Tensor) -> Tensor:
+        """Estimated severities on the degradation's grid k/T, or on every n-th k of many: where sampling starts."""
         steps = self.degradation.steps
         coarse = -(-steps // MAX_SEVERITIES)
-        return estimate._replace(t=((estimate.t * steps / coarse).round() * coarse / steps).clamp(max=1))
+        return ((t * steps / coarse).round() * coarse / steps).clamp(max=1)
 
     def log_severity_error(self, stage: str, batch: RestorationBatch) -> None:
         """Log the mean |t̂ − t| of held-out images, in validation or test."""
