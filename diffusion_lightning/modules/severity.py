@@ -5,6 +5,7 @@ gradients and no exchange of gradients between processes includes them, and the 
 run without an estimator.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.modules.resume_checks import fits_optimizer
 
 LEARNING_RATE, DECAY_STEPS = 1e-2, 50
-"""Of the estimator's Adam: the rate of step n is LEARNING_RATE / √(1 + n/DECAY_STEPS), for runs of any length."""
+"""Of the estimator's Adam: the rate of step n falls linearly to zero over the run. A run without a number of steps has
+the rate LEARNING_RATE / √(1 + n/DECAY_STEPS)."""
 
 CLEAN_FRACTION = 8
 """One training image in this many is also shown without degradation, so that t = 0 is known."""
@@ -64,6 +66,7 @@ class EstimatesSeverity(TrainableModule):
         if severity_estimator is not None:
             severity_estimator.requires_grad_(False)
         self._severity_optimizer: Optimizer | None = None
+        self._severity_steps = math.inf
         self._severity_state: dict[str, Any] | None = None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -114,6 +117,7 @@ class EstimatesSeverity(TrainableModule):
             return
         self._severity_optimizer = torch.optim.Adam(self.severity_estimator.parameters(), lr=LEARNING_RATE)
         self._severity_optimizer.zero_grad()
+        self._severity_steps = self._run_length()
         if self._severity_state is not None:
             state, self._severity_state = self._severity_state, None
             if not fits_optimizer(self._severity_optimizer, state):
@@ -146,8 +150,11 @@ class EstimatesSeverity(TrainableModule):
 
     def _step_severity_estimator(self, *hook_arguments: Any) -> None:
         if self._severity_optimizer is not None:
+            state = next(iter(self._severity_optimizer.state.values()), {"step": 0})
+            step, steps = float(state["step"]), self._severity_steps
+            decay = (1 + step / DECAY_STEPS) ** -0.5 if steps == math.inf else max(1 - step / steps, 0)
             for group in self._severity_optimizer.param_groups:
-                group["lr"] = LEARNING_RATE / (1 + self.trainer.global_step / DECAY_STEPS) ** 0.5
+                group["lr"] = LEARNING_RATE * decay
             self._severity_optimizer.step()
             self._severity_optimizer.zero_grad()
 

@@ -87,7 +87,7 @@ def test_an_estimator_keeps_its_estimates_through_a_checkpoint(estimating: Path)
     assert torch.equal(one.estimate_severity(images).t, two.estimate_severity(images).t)
     weights = torch.load(estimating, weights_only=True)["state_dict"]
     assert all(torch.equal(value, weights[name]) for name, value in one.state_dict().items())
-    assert sum("severity_estimator" in name for name in weights) == 16
+    assert sum("severity_estimator" in name for name in weights) == 20
 
 
 def test_several_severities_give_a_sheet_to_choose_from(
