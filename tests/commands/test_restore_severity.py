@@ -104,7 +104,7 @@ def test_several_severities_give_a_sheet_to_choose_from(
     assert abs(pixels_of(tmp_path / "restored/image_01-severities.png") - expected).max() <= 1
 
 
-def test_a_file_that_cannot_be_read_does_not_stop_the_sheets_of_the_others(
+def test_a_file_that_cannot_be_read_does_not_stop_other_sheets(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "in", 2, mode="L")
