@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -17,6 +18,7 @@ from rich.progress import (
 
 from diffusion_lightning.commands.inputs import SamplingInputs
 from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 from diffusion_lightning.samplers import Sampler
 from diffusion_lightning.samplers.base import Step
@@ -37,13 +39,13 @@ class PredictingTrainer(Trainer):
             writer: Writes the files.
             samples: How often each image is sampled.
         """
-        others = [callback for callback in self.callbacks if not isinstance(callback, BasePredictionWriter)]
-        self.callbacks: list[Callback] = [*others, writer]
-        steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start)) - 1
-        steps *= samples
+        not_ours = (BasePredictionWriter, SamplingProgress)
+        others = [callback for callback in self.callbacks if not isinstance(callback, not_ours)]
+        steps = inputs.steps(module) * samples
         number = -(-inputs.number // self.world_size)
         sampling = module.sampling
         with self._progress(number, steps, sampling.sampler.nfe_per_step) as progress:
+            self.callbacks: list[Callback] = [*others, writer, progress]
             inputs.on_skip = progress.skip
             module.sampling = sampling.replace(on_step=progress.on_step, on_tiles=progress.on_tiles)
             try:
@@ -64,8 +66,10 @@ class PredictingTrainer(Trainer):
             yield SamplingProgress(progress, images * steps, nfe_per_step, self.is_global_zero, steps)
 
 
-class SamplingProgress:
+class SamplingProgress(Callback):
     """Moves a bar of steps × images after every step, and where the denoiser is tiled after every call of it.
+
+    Images of a low severity may take fewer steps than others: a batch that is complete counts with all of its images.
 
     Args:
         progress: The bar.
@@ -84,6 +88,7 @@ class SamplingProgress:
         self._nfe_per_step = nfe_per_step
         self._talks = talks
         self._steps = 0  # of all images up to now
+        self._complete = 0  # images of complete batches
         self._evaluations = 0  # that are complete in the current step
         self._printed: set[int] = set()
 
@@ -93,6 +98,21 @@ class SamplingProgress:
             self._steps += len(step.x)
             self._evaluations = 0
             self._update(self._steps)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: GenerationBatch | RestorationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the images of a batch."""
+        assert batch.index is not None
+        self._complete += len(batch.index.unique())
+        self._steps = self._complete * self._steps_per_image
+        self._update(self._steps)
 
     def skip(self, images: int) -> None:
         """Count images that are not sampled."""

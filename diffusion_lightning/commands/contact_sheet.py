@@ -11,9 +11,10 @@ from torch import Tensor
 
 from diffusion_lightning.callbacks.writer import ImageWriter
 from diffusion_lightning.commands.base import PredictingTrainer
-from diffusion_lightning.commands.inputs import UserImages
+from diffusion_lightning.commands.inputs import Outcome, UserImages
+from diffusion_lightning.commands.restored_files import leave_out
 from diffusion_lightning.core.finite import check_finite
-from diffusion_lightning.core.images import save_image
+from diffusion_lightning.core.images import ImageReadError, save_image
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.modules.restoration import RestorationModule
@@ -22,9 +23,21 @@ from diffusion_lightning.modules.restoration import RestorationModule
 class _SeveralSeverities(UserImages):
     """Every image is a batch of its own: as often as there are severities, and with the same noise."""
 
-    def __init__(self, paths: Sequence[Path], channels: int, severities: Sequence[float]) -> None:
-        super().__init__(paths, channels, max(severities), 1)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        channels: int,
+        severities: Sequence[float],
+        first_frame: bool,
+        outcome: Outcome,
+    ) -> None:
+        super().__init__(paths, channels, max(severities), 1, first_frame, outcome)
         self.severities = severities
+
+    def steps(self, module: RestorationModule) -> int:
+        """The sampling steps from all severities."""
+        times = (module.sampling.sampler.times(module.degradation, t) for t in self.severities)
+        return sum(len(of_one) - 1 for of_one in times)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
         """The image as x_t for every t."""
@@ -33,6 +46,21 @@ class _SeveralSeverities(UserImages):
         number = len(self.severities)
         x, t = one.degraded.expand(number, -1, -1, -1), torch.tensor(self.severities).to(one.t)
         return RestorationBatch(x, x, t, None, {}, batch[1].expand(number))
+
+
+class _Unreadable:
+    """Counts the files that cannot be read; no sheet is finished before."""
+
+    def __init__(self, files: int) -> None:
+        self.files = files
+        self.number = 0
+
+    def is_finished(self, index: int) -> bool:
+        return False
+
+    def fail(self, index: int, error: ImageReadError) -> None:
+        leave_out(error, self.files)
+        self.number += 1
 
 
 class _ContactSheetWriter(ImageWriter):
@@ -57,6 +85,22 @@ class _ContactSheetWriter(ImageWriter):
         save_image(sheet, self._folder(trainer) / f"{name}.png", sheet=True)
 
 
+def refuse_for_sheets(**flags: bool) -> None:
+    """Refuse flags of single restored images.
+
+    Args:
+        **flags: The name of each, and whether it was given.
+
+    Raises:
+        ValueError: One was.
+    """
+    if given := [name for name, is_given in flags.items() if is_given]:
+        raise ValueError(
+            f"{', '.join(given)}: not for sheets of several severities, which are PNG files: choose a severity from "
+            "them first"
+        )
+
+
 def write_contact_sheets(
     trainer: PredictingTrainer,
     module: RestorationModule,
@@ -64,6 +108,7 @@ def write_contact_sheets(
     names: Sequence[str],
     severities: Sequence[float],
     output: str,
+    first_frame: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
     """Restore every image from several severities, and write the results side by side as NAME-severities.png.
@@ -75,15 +120,24 @@ def write_contact_sheets(
         names: Their names in the output folder, without suffix.
         severities: The severities t, in (0, 1].
         output: The output folder.
+        first_frame: Whether to read the first frame of files that have several, which cannot be read if not.
         overwrite: Whether to replace files that this program did not write.
 
     Returns:
         The paths of the sheets.
+
+    Raises:
+        ValueError: Some files cannot be read; the others have their sheets.
     """
     writer = _ContactSheetWriter(output, [f"{name}-severities" for name in names], overwrite)
-    inputs = _SeveralSeverities(paths, module.image_shape[0], severities)
+    unreadable = _Unreadable(len(paths))
+    inputs = _SeveralSeverities(paths, module.image_shape[0], severities, first_frame, unreadable)
     trainer.sample_to_files(module, inputs, writer)
+    number = torch.tensor(unreadable.number, device=trainer.strategy.root_device)
+    failed = int(trainer.strategy.reduce(number, reduce_op="sum"))
     if trainer.is_global_zero:
-        text = f"{len(paths)} contact sheet(s) are in {output}: choose a severity, and give it by --severity"
+        text = f"{len(paths) - failed} contact sheet(s) are in {output}: choose a severity, and give it by --severity"
         get_console().print(text, soft_wrap=True)
+        if failed:
+            raise ValueError(f"{failed} of {len(paths)} file(s) could not be read: they are named above")
     return [Path(output, f"{name}-severities.png") for name in names]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from diffusion_lightning.commands.severity import Severity
+from diffusion_lightning.commands.severity import Severity, check_severity
 from diffusion_lightning.core.conditions import Condition, select_cyclic
 from diffusion_lightning.core.encoding import FileFormat
 from diffusion_lightning.core.files import is_special
@@ -24,7 +24,7 @@ from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.folder import find_images
-from diffusion_lightning.modules.restoration import as_restoration_module
+from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 
 T = TypeVar("T")
 
@@ -53,6 +53,10 @@ class SamplingInputs(LightningDataModule):
         self.number = number
         self.batch_size = batch_size
         self.on_skip: Callable[[int], object] = lambda images: None
+
+    def steps(self, module: RestorationModule) -> int:
+        """The sampling steps of an image, at most."""
+        return len(module.sampling.sampler.times(module.degradation, self.t_start)) - 1
 
     @abstractmethod
     def batches(self, indices: Sequence[int]) -> Iterator[Any]:
@@ -118,14 +122,8 @@ class UpsampledImages(SamplingInputs):
         levels, index = batch
         x = F.interpolate(from_uint8(levels), module.image_shape[1:], mode="nearest-exact")
         generators = per_image_generators(module.sampling.seed, index, "stage")
-        return degrade(
-            module.degradation,
-            x,
-            times_like(x, 1.0),
-            generators,
-            index,
-            select_cyclic(self.condition, index),
-        )
+        condition = select_cyclic(self.condition, index)
+        return degrade(module.degradation, x, times_like(x, 1.0), generators, index, condition)
 
 
 class Outcome(Protocol):
@@ -173,8 +171,8 @@ class UserImages(SamplingInputs):
         outcome: Outcome | None = None,
     ) -> None:
         super().__init__(len(paths), batch_size)
-        if severity != "auto" and not 0 < severity <= 1:
-            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        if severity != "auto":
+            check_severity(severity)
         check_readable(channels)
         self.paths = paths
         self.channels = channels
@@ -229,8 +227,11 @@ class UserImages(SamplingInputs):
         t = times_like(x, self.t_start)
         if self.severity == "auto":
             assert self.trainer is not None
-            t, std = as_restoration_module(self.trainer.lightning_module).estimate_grid_severity(x)
-            self.estimates |= dict(zip(batch[1].tolist(), zip(t.tolist(), std.tolist(), strict=True), strict=True))
+            module = as_restoration_module(self.trainer.lightning_module)
+            estimate = module.estimate_severity(x)
+            pairs = zip(estimate.t.tolist(), estimate.std.tolist(), strict=True)
+            self.estimates |= dict(zip(batch[1].tolist(), pairs, strict=True))
+            t = module.round_severity(estimate.t)
         return RestorationBatch(x, x, t, None, {}, batch[1])
 
 

@@ -109,7 +109,7 @@ def _restore_tensor(module: RestorationModule, images: Tensor, severity: float |
     x = (from_uint8(images) if levels else images.float()).reshape(-1, *images.shape[-3:]).to(module.device)
 
     def times_of(part: Tensor) -> Tensor:
-        return module.estimate_grid_severity(part).t if start == "auto" else times_like(part, start)
+        return module.round_severity(module.estimate_severity(part).t) if start == "auto" else times_like(part, start)
 
     training = module.training
     module.eval()

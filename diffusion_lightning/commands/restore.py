@@ -15,7 +15,7 @@ from diffusion_lightning.commands.comparison import (
     print_scores,
     score,
 )
-from diffusion_lightning.commands.contact_sheet import write_contact_sheets
+from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, coverage, samples_folder, stochastic
@@ -98,7 +98,15 @@ def restore(
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder), samples_folder(folder)])
     start = choose_severity(severity, module)
     if isinstance(start, list):
-        return write_contact_sheets(trainer, module, paths, names, start, output, overwrite)
+        refuse_for_sheets(
+            **{
+                "--format": format != "png",
+                "--compare": compare,
+                "--reference": reference is not None,
+                "--samples": samples != 1,
+            }
+        )
+        return write_contact_sheets(trainer, module, paths, names, start, output, frames == "first", overwrite)
     made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision, samples=samples)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
     sample_files = SampleFiles(files, names, samples) if samples != 1 else None

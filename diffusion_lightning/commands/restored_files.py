@@ -131,9 +131,7 @@ class RestoredFiles:
         Raises:
             ImageReadError: It is the only one.
         """
-        if len(self.paths) == 1:
-            raise error if isinstance(error, ImageReadError) else ImageReadError(error)
-        sys.stderr.write(f"left out: {error}\n")
+        leave_out(error, len(self.paths))
         self.table.append(Result(self.labels[index], status=f"{FAILED}: {error}"))
 
     def results(self) -> list[Result]:
@@ -179,13 +177,28 @@ class RestorationWriter(BasePredictionWriter):
         assert isinstance(pl_module, RestorationModule)
         seed = str(pl_module.sampling.seed)
         for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
-            row = self.row(t, len(prediction))._replace(seed=seed)
+            row = self.row(index, t, len(prediction))._replace(seed=seed)
             self.files.write(index, image, self.inputs.originals.pop(index), row)
 
-    def row(self, t: float, images: int) -> Result:
+    def row(self, index: int, t: float, images: int) -> Result:
         """The row of an image of the severity t in a batch of so many, without name, size and seed."""
         seconds = (time.perf_counter() - self._start) / images
-        return Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}")
+        row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}")
+        if index not in self.inputs.estimates:
+            return row
+        estimate, std = self.inputs.estimates[index]
+        return row._replace(estimated_severity=f"{estimate:.4f}", severity_std=f"{std:.4f}")
+
+
+def leave_out(error: ImageReadError | str, files: int) -> None:
+    """Print that one of so many files cannot be restored.
+
+    Raises:
+        ImageReadError: It is the only one.
+    """
+    if files == 1:
+        raise error if isinstance(error, ImageReadError) else ImageReadError(error)
+    sys.stderr.write(f"left out: {error}\n")
 
 
 def fingerprint(module: RestorationModule, **settings: object) -> str:

@@ -19,6 +19,8 @@ class Result(NamedTuple):
         file: The path of the original within the input folder, with /.
         size: Width × height of the restored image, as 640x480.
         severity: The severity t from which it was restored.
+        estimated_severity: The estimate that ``severity`` is rounded from, if it was estimated.
+        severity_std: The standard deviation of the estimate.
         seconds: The time that it took, an equal part of its batch's.
         seed: The random seed.
         status: ``restored``, or ``failed: `` and the reason.
@@ -30,6 +32,8 @@ class Result(NamedTuple):
     file: str
     size: str = ""
     severity: str = ""
+    estimated_severity: str = ""
+    severity_std: str = ""
     seconds: str = ""
     seed: str = ""
     status: str = RESTORED

@@ -96,7 +96,7 @@ class SamplesWriter(RestorationWriter):
         for i, (index, t) in enumerate(zip(indices, batch.t.tolist(), strict=True)):
             spread = std[i].square().mean(0, keepdim=True).sqrt()
             save_image(from_unit((spread / WHITE).clamp(max=1)), self.sample_files.spread(index))
-            row = self.row(t, len(prediction))
+            row = self.row(index, t, len(prediction))
             row = row._replace(seed=f"{first}-{first + number - 1}", spread=f"{float(spread.mean()):.4f}")
             self.files.write(index, mean[i], self.inputs.originals.pop(index), row)
 

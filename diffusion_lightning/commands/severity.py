@@ -33,8 +33,7 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
             )
         return "auto"
     if not isinstance(severity, str):
-        if not 0 < severity <= 1:
-            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        check_severity(severity)
         return severity
     try:
         severities = [float(part) for part in severity.split(",")]
@@ -46,6 +45,16 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
             "sheet to choose from"
         )
     return severities
+
+
+def check_severity(severity: float) -> None:
+    """Check that a severity is in (0, 1].
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not 0 < severity <= 1:
+        raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
 
 
 def describe_severities(estimates: Collection[tuple[float, float]], trainer: Trainer) -> str:

@@ -139,13 +139,18 @@ class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
         Raises:
             ValueError: The run has no end in steps or epochs.
         """
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 <= steps < math.inf:
+        steps = self._run_length()
+        if steps == math.inf:
             raise ValueError(
                 "the learning rate schedule is as long as the run, which has no number of steps: set "
                 "--trainer.max_steps or --trainer.max_epochs, or the schedule's --model.lr_scheduler.total_steps"
             )
-        return max(int(steps), 1)
+        return int(steps)
+
+    def _run_length(self) -> float:
+        """The number of optimizer steps of the run, which can be infinite."""
+        steps = self.trainer.estimated_stepping_batches
+        return max(steps, 1) if steps >= 0 else math.inf
 
     def on_train_start(self) -> None:
         """Continue at the batch after the checkpoint, if the run was resumed from one."""

@@ -5,6 +5,7 @@ gradients and no exchange of gradients between processes includes them, and the 
 run without an estimator.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ from diffusion_lightning.modules.base import TrainableModule
 from diffusion_lightning.modules.resume_checks import fits_optimizer
 
 LEARNING_RATE, DECAY_STEPS = 1e-2, 50
-"""Of the estimator's Adam: the rate of step n is LEARNING_RATE / √(1 + n/DECAY_STEPS), for runs of any length."""
+"""Of the estimator's Adam: the rate of step n falls linearly to zero over the run. A run without a number of steps has
+the rate LEARNING_RATE / √(1 + n/DECAY_STEPS)."""
 
 CLEAN_FRACTION = 8
 """One training image in this many is also shown without degradation, so that t = 0 is known."""
@@ -62,6 +64,7 @@ class EstimatesSeverity(TrainableModule):
         if severity_estimator is not None:
             severity_estimator.requires_grad_(False)
         self._severity_optimizer: Optimizer | None = None
+        self._severity_steps = math.inf
         self._severity_state: dict[str, Any] | None = None
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -89,12 +92,11 @@ class EstimatesSeverity(TrainableModule):
         variance = p @ severities**2 - (p @ severities) ** 2
         return SeverityEstimate(_median(p), variance.clamp(min=0).sqrt())
 
-    def estimate_grid_severity(self, images: Tensor) -> SeverityEstimate:
-        """As ``estimate_severity``, with t rounded to the degradation's grid k/T, or to every n-th k of many."""
-        estimate = self.estimate_severity(images)
+    def round_severity(self, t: Tensor) -> Tensor:
+        """Estimated severities on the degradation's grid k/T, or on every n-th k of many: where sampling starts."""
         steps = self.degradation.steps
         coarse = -(-steps // MAX_SEVERITIES)
-        return estimate._replace(t=((estimate.t * steps / coarse).round() * coarse / steps).clamp(max=1))
+        return ((t * steps / coarse).round() * coarse / steps).clamp(max=1)
 
     def log_severity_error(self, stage: str, batch: RestorationBatch) -> None:
         """Log the mean |t̂ − t| of held-out images, in validation or test."""
@@ -113,6 +115,7 @@ class EstimatesSeverity(TrainableModule):
             return
         self._severity_optimizer = torch.optim.Adam(self.severity_estimator.parameters(), lr=LEARNING_RATE)
         self._severity_optimizer.zero_grad()
+        self._severity_steps = self._run_length()
         if self._severity_state is not None:
             state, self._severity_state = self._severity_state, None
             if not fits_optimizer(self._severity_optimizer, state):
@@ -145,8 +148,11 @@ class EstimatesSeverity(TrainableModule):
 
     def _step_severity_estimator(self, *hook_arguments: Any) -> None:
         if self._severity_optimizer is not None:
+            state = next(iter(self._severity_optimizer.state.values()), {"step": 0})
+            step, steps = float(state["step"]), self._severity_steps
+            decay = (1 + step / DECAY_STEPS) ** -0.5 if steps == math.inf else max(1 - step / steps, 0)
             for group in self._severity_optimizer.param_groups:
-                group["lr"] = LEARNING_RATE / (1 + self.trainer.global_step / DECAY_STEPS) ** 0.5
+                group["lr"] = LEARNING_RATE * decay
             self._severity_optimizer.step()
             self._severity_optimizer.zero_grad()
 

@@ -14,7 +14,7 @@ class SeverityEstimator(nn.Module):
     does not grow with their size. The severities of the distribution are i/bins, i = 0 … bins; 0 is a clean image.
 
     Args:
-        channels: Channels of the images.
+        channels: Channels of the images; one channel (grey) is repeated so often.
         width: Channels of the features.
         scales: Number of scales, each half of the one before.
         bins: The number of intervals of [0, 1].
@@ -22,22 +22,27 @@ class SeverityEstimator(nn.Module):
             the same other weights as without.
     """
 
-    def __init__(self, channels: int = 3, width: int = 16, scales: int = 3, bins: int = 50, seed: int = 0) -> None:
+    def __init__(self, channels: int = 3, width: int = 16, scales: int = 4, bins: int = 50, seed: int = 0) -> None:
         super().__init__()
         if min(channels, width, scales, bins) < 1:
             raise ValueError(
                 f"channels={channels}, width={width}, scales={scales}, bins={bins}: all must be at least 1"
             )
+        self.channels = channels
         self.multiple = 2 ** (scales - 1)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, not those of other devices
             self.scales = nn.ModuleList(_scale(width if scale else channels, width, scale) for scale in range(scales))
             self.head = nn.Sequential(
-                nn.Linear(2 * scales * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, bins + 1)
+                nn.LayerNorm(2 * scales * width, elementwise_affine=False),
+                nn.Linear(2 * scales * width, 4 * width),
+                nn.SiLU(),
+                nn.Linear(4 * width, bins + 1),
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, bins + 1) of the severities 0, 1/bins, …, 1 of the images x (B, C, H, W) in [-1, 1]."""
+        x = x.expand(-1, self.channels, -1, -1) if x.shape[1] == 1 else x
         rows = STRIP_PIXELS // (len(x) * x.shape[-1])
         strips = x.split(max(rows - rows % self.multiple, self.multiple), dim=2)
         moments = torch.stack([strip.shape[2] * self._moments(strip) for strip in strips]).sum(0) / x.shape[2]

@@ -1,11 +1,14 @@
 """restore --severity: a number, or the severity that the model estimates for every image."""
 
 import re
+from copy import copy
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import DEBUG, QUIET, fail, files, pixels_of, run, write_images
+from helpers.runs import DEBUG, QUIET, fail, files, pixels_of, rows, run, write_images
+from PIL import Image
+from rich.progress import Progress, Task
 
 from diffusion_lightning import RestorationModule, restore
 from diffusion_lightning.core.images import from_uint8, read_image, save_image, to_uint8
@@ -36,13 +39,17 @@ def test_restore_estimates_every_severity_by_default(
     run(tmp_path, "restore", "--ckpt_path", estimating, "--input=in", "--output=out", *QUIET)
     lines = capsys.readouterr().out.splitlines()
     module = RestorationModule.load_from_checkpoint(estimating).eval()
-    severities = []
+    severities, table = [], rows(tmp_path / "out")
     for path in paths:
         x = from_uint8(read_image(path, 1))[None]
-        t, std = module.estimate_grid_severity(x)
-        severities.append((float(t), float(std)))
-        expected = to_uint8(module.sample_from(x, float(t)) if t > 0 else x)[0, 0].numpy()
+        estimate = module.estimate_severity(x)
+        severities.append((float(estimate.t), float(estimate.std)))
+        t = float(module.round_severity(estimate.t))
+        expected = to_uint8(module.sample_from(x, t) if t > 0 else x)[0, 0].numpy()
         assert abs(pixels_of(tmp_path / "out" / path.name) - expected).max() <= 1
+        row = table[path.name]
+        expected = pytest.approx([t, *severities[-1]], abs=1e-4)
+        assert [float(row[name]) for name in ("severity", "estimated_severity", "severity_std")] == expected
     t, std = torch.tensor(severities).T
     assert t.min() < t.max()
     line = next(line for line in lines if line.startswith("Estimated severity"))
@@ -55,6 +62,8 @@ def test_a_number_replaces_the_estimate(tmp_path: Path, estimating: Path, capsys
     output = capsys.readouterr().out
     assert "at t = 0.5 with" in output
     assert "Estimated" not in output
+    row = rows(tmp_path / "restored")[source.name]
+    assert (row["severity"], row["estimated_severity"], row["severity_std"]) == ("0.5", "", "")
     x = from_uint8(read_image(source, 1))[None]
     expected = RestorationModule.load_from_checkpoint(estimating).eval().sample_from(x, 0.5)
     assert abs(pixels_of(tmp_path / "restored" / source.name) - to_uint8(expected)[0, 0].numpy()).max() <= 1
@@ -78,7 +87,7 @@ def test_an_estimator_keeps_its_estimates_through_a_checkpoint(estimating: Path)
     assert torch.equal(one.estimate_severity(images).t, two.estimate_severity(images).t)
     weights = torch.load(estimating, weights_only=True)["state_dict"]
     assert all(torch.equal(value, weights[name]) for name, value in one.state_dict().items())
-    assert sum("severity_estimator" in name for name in weights) == 16
+    assert sum("severity_estimator" in name for name in weights) == 20
 
 
 def test_several_severities_give_a_sheet_to_choose_from(
@@ -93,6 +102,56 @@ def test_several_severities_give_a_sheet_to_choose_from(
     row = torch.cat([x, module.sample_from(x, 0.25), module.sample_from(x, 1.0)])
     expected = labelled_grid([row], ["input", "t = 0.25", "t = 1"]).permute(1, 2, 0).numpy().astype(int)
     assert abs(pixels_of(tmp_path / "restored/image_01-severities.png") - expected).max() <= 1
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_other_sheets(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "in", 2, mode="L")
+    (tmp_path / "in/image_00.png").write_bytes(b"no image")
+    frames = [Image.new("L", (8, 8), level) for level in (0, 255)]
+    frames[0].save(tmp_path / "in/moving.gif", save_all=True, append_images=frames[1:])
+    words = ["restore", "--ckpt_path", checkpoint, "--input=in", "--severity=0.25,1", *QUIET]
+    end = fail(tmp_path, capsys, *words)
+    assert end.status == 1
+    assert end.errors == ["error: 2 of 3 file(s) could not be read: they are named above"]
+    assert end.text.count("left out: in/image_00.png cannot be read as an image: ") == 1
+    assert end.text.count("left out: in/moving.gif cannot be read as an image: it has 2 frames or pages") == 1
+    assert "1 contact sheet(s) are in restored" in end.text
+    assert files(tmp_path / "restored") == {"image_01-severities.png"}
+    assert fail(tmp_path, capsys, *words, "--frames=first").errors[0].startswith("error: 1 of 3 file(s)")
+    assert files(tmp_path / "restored") == {"image_01-severities.png", "moving-severities.png"}
+
+
+@pytest.mark.parametrize("flag", ["--format=jpeg", "--compare=true", "--reference=in"])
+def test_a_sheet_refuses_the_flags_of_single_images(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    write_images(tmp_path / "in", 1)
+    words = ["restore", "--ckpt_path", checkpoint, "--input=in", "--severity=0.25,1", flag, *QUIET]
+    end = fail(tmp_path, capsys, *words)
+    assert end.errors[0].startswith(f"error: {flag.split('=')[0]}: not for sheets of several severities")
+    assert files(tmp_path) == {"in/image_00.png"}
+
+
+@pytest.mark.parametrize("severity", ["auto", "0.25,0.5,1"])
+def test_the_progress_bar_is_full_at_the_end_and_not_before(
+    tmp_path: Path, estimating: Path, monkeypatch: pytest.MonkeyPatch, severity: str
+) -> None:
+    """Images of a low severity take fewer steps."""
+    first, *_ = write_images(tmp_path / "in", 3, mode="L")
+    Image.new("L", (8, 8), 40).save(first)  # of another severity than noise
+    bars: list[Task] = []
+    update = Progress.update
+    monkeypatch.setattr(
+        Progress, "update", lambda bar, *a, **b: (update(bar, *a, **b), bars.append(copy(bar.tasks[0])))
+    )
+    words = ["--input=in", f"--severity={severity}", "--trainer.enable_model_summary=false", "--batch_size=2"]
+    run(tmp_path, "restore", "--ckpt_path", estimating, *words)
+    completed = [bar.completed for bar in bars]
+    assert completed == sorted(completed)
+    assert bars[-1].completed == bars[-1].total
+    assert bars[-1].description == "3 of 3 images"
 
 
 @pytest.mark.parametrize("severity", ["much", "0.2,0", "0.2,", "0.5,1.5"])
@@ -111,7 +170,7 @@ def test_a_severity_out_of_range_or_a_word_is_an_error(
 def test_tensors_are_restored_from_their_estimated_severities(estimating: Path, checkpoint: Path) -> None:
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     module = RestorationModule.load_from_checkpoint(estimating).eval()
-    t = module.estimate_grid_severity(images).t
+    t = module.round_severity(module.estimate_severity(images).t)
     expected = torch.cat([module.sample_from(x[None], float(s)) if s > 0 else x[None] for x, s in zip(images, t)])  # noqa: B905
     torch.testing.assert_close(restore(estimating, images, severity="auto"), expected, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="has no severity estimator"):

@@ -1,6 +1,5 @@
 """restore as a file tool: bad files do not stop it, a killed run continues, and results.csv says what became of all."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import QUIET, fail, files, pixels_of, run, write_images
+from helpers.runs import QUIET, fail, files, pixels_of, rows, run, write_images
 from PIL import Image
 
 from diffusion_lightning.commands import inputs
@@ -56,11 +55,6 @@ def mixed_folder(folder: Path) -> None:
 
 def words(checkpoint: Path, *argv: str) -> list[object]:
     return ["restore", "--ckpt_path", checkpoint, "--input=in", "--output=out", "--steps=2", *QUIET, *argv]
-
-
-def rows(folder: Path) -> dict[str, dict[str, str]]:
-    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
-        return {row["file"]: row for row in csv.DictReader(file)}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

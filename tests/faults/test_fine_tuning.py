@@ -10,6 +10,7 @@ from helpers.runs import CONFIGS, DEBUG, QUIET, fail, run
 
 from diffusion_lightning.core.checkpoints import load_matching_weights
 from diffusion_lightning.modules import RestorationModule
+from diffusion_lightning.networks import SeverityEstimator
 
 pytest_plugins = ["helpers.runs"]
 
@@ -158,3 +159,17 @@ def test_weights_are_matched_in_python(checkpoint: Path) -> None:
     assert matched.fitting == list(saved)
     assert matched[1:] == ([], [], [])
     assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
+
+
+def test_a_severity_estimator_is_trained_afterwards(checkpoint: Path, tmp_path: Path) -> None:
+    """A learning rate of 0 keeps the denoiser, its average and the prior bit for bit: the estimator has its own."""
+    still = ["--model.optimizer=AdamW", "--model.optimizer.lr=0", "--trainer.max_steps=3"]
+    run(tmp_path, *FIT, "--weights", checkpoint, "--model.severity_estimator=SeverityEstimator", *still)
+    old, new = load(checkpoint), load(tmp_path / LAST)
+    for entry in ("state_dict", "current_model_state"):
+        assert all(torch.equal(new[entry][name], value) for name, value in old["state_dict"].items())
+    assert all(torch.equal(new["prior"][name], value) for name, value in old["prior"].items())
+    first, prefix = SeverityEstimator().state_dict(), "severity_estimator."
+    trained = {name: value for name, value in new["current_model_state"].items() if name.startswith(prefix)}
+    assert trained.keys() == {prefix + name for name in first}
+    assert all(not torch.equal(trained[prefix + name], value) for name, value in first.items())

@@ -185,7 +185,7 @@ def test_the_progress_bar_ends_at_the_number_of_steps(tmp_path: Path, monkeypatc
     write_images(tmp_path / "in", 2, size=(40, 50), mode="L")
     trainer = DiffusionTrainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
     trainer.restore(module, str(tmp_path / "in"), output=str(tmp_path / "out"), tile=16)
-    assert ends == [2, 2, 4, 4, 6, 6]  # after the tiles of both images, and after the step
+    assert ends == [2, 2, 4, 4, 6, 6, 6]  # after the tiles of both images, after the step, and after the batch
 
 
 class LocalConditional(Tiny):

@@ -90,6 +90,7 @@ def fit(
     dropout: bool = False,
     every_n_steps: int | None = None,
     batch_size: int = 4,
+    severity_estimator: bool = False,
     **settings: Any,
 ) -> tuple[dict[str, Any] | None, Record, Scores]:
     """Train on 22 images in batches of 4: five batches an epoch; the last checkpoint, and what happened."""
@@ -99,7 +100,7 @@ def fit(
         denoiser=network(dropout),
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
-        severity_estimator=SeverityEstimator(1, width=4),
+        severity_estimator=SeverityEstimator(1, width=4) if severity_estimator else None,
     )
     record, scores = Record(), Scores()
     saved = TrainingCheckpoint(str(folder), monitor="val/loss", every_n_steps=every_n_steps)
@@ -180,6 +181,12 @@ HOOKS = [
 @pytest.mark.parametrize(("hook", "step"), HOOKS, ids=[f"{hook} at step {step}" for hook, step in HOOKS])
 def test_a_run_that_an_error_ended_continues_exactly(hook: str, step: int, tmp_path: Path) -> None:
     check(tmp_path, STEPS, STEPS, StopAt(hook, step), dropout=True, **WITHIN)
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}], ids=str)
+def test_a_severity_estimator_continues_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Its learning rate is as long as the run, as that of CosineDecay."""
+    check(tmp_path, STEPS, STEPS, StopAt("on_before_optimizer_step", 8), severity_estimator=True, **settings)
 
 
 @pytest.mark.parametrize("every", [{"every_n_train_steps": 4}, {"every_n_epochs": 1}], ids=str)
@@ -277,8 +284,7 @@ def test_batches_of_another_size_within_an_epoch_are_refused(tmp_path: Path) -> 
 
 def test_training_after_validating_a_checkpoint_begins_at_the_first_image(tmp_path: Path) -> None:
     _, whole, _ = fit(tmp_path / "part", max_steps=7)
-    parts = {"denoiser": network(dropout=False), "severity_estimator": SeverityEstimator(1, width=4)}
-    module, record = tiny_module(**parts), Record()
+    module, record = tiny_module(denoiser=network(dropout=False)), Record()
     settings: dict[str, Any] = {"max_steps": 3, "limit_val_batches": 2}
     data = Stored(22, batch_size=4, seed=3)
     last = tmp_path / "part/last.ckpt"

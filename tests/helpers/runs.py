@@ -1,5 +1,6 @@
 """The command line inside the test process, and the smallest parts of a model."""
 
+import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,12 @@ def fail(
 
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(folder: Path) -> dict[str, dict[str, str]]:
+    """The rows of the results.csv in a folder, by the name of the file."""
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
 
 
 def pixels_of(path: Path) -> np.ndarray:

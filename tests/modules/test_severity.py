@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.runs import FORKS, Stored, Tiny, blur, tiny_module, tiny_trainer
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationModule
@@ -18,6 +18,7 @@ from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.data import Digits, degrade
 from diffusion_lightning.degradations import Degradation, Fade, GaussianNoise
 from diffusion_lightning.modules import AdversarialModule
+from diffusion_lightning.modules.severity import LEARNING_RATE
 from diffusion_lightning.networks import Discriminator, SeverityEstimator
 
 CONSTANT_ERROR = 0.25
@@ -86,6 +87,36 @@ def test_an_estimator_changes_nothing_in_adversarial_training(tmp_path: Path) ->
     assert len(having["severity_optimizer"]["state"]) == len(list(estimator().parameters()))
 
 
+class StopAfter(Callback):
+    """Ends a run that has no length."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        trainer.should_stop = trainer.global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "decay"),
+    [
+        ({"max_steps": 6}, 1 / 6),
+        ({"max_steps": -1, "max_epochs": 3}, 1 / 6),
+        ({"max_steps": -1, "max_epochs": 6, "accumulate_grad_batches": 2}, 1 / 6),
+        ({"max_steps": -1, "max_epochs": -1}, (1 + 5 / 50) ** -0.5),
+    ],
+    ids=["steps", "epochs", "accumulated batches", "no length"],
+)
+def test_the_learning_rate_of_the_last_of_six_steps(tmp_path: Path, settings: dict[str, Any], decay: float) -> None:
+    checkpoint = trained(tmp_path, tiny_module(severity_estimator=estimator()), StopAfter(), **settings)
+    assert checkpoint["global_step"] == 6
+    assert checkpoint["severity_optimizer"]["param_groups"][0]["lr"] == pytest.approx(LEARNING_RATE * decay)
+
+
+def test_a_longer_run_continues_at_its_own_learning_rate(tmp_path: Path) -> None:
+    trained(tmp_path, tiny_module(severity_estimator=estimator()), max_steps=3)
+    module = tiny_module(severity_estimator=estimator())
+    checkpoint = trained(tmp_path, module, resume=str(tmp_path / "end.ckpt"), max_steps=10)
+    assert checkpoint["severity_optimizer"]["param_groups"][0]["lr"] == pytest.approx(LEARNING_RATE / 10)
+
+
 def test_the_module_trains_all_but_the_estimator() -> None:
     module = tiny_module(severity_estimator=estimator())
     module.requires_grad_(True)  # as Lightning's unfreeze
@@ -140,9 +171,10 @@ def test_the_estimate_is_the_median_of_the_distribution_and_rounded() -> None:
     images = torch.rand(3, 1, 5, 6) * 3 - 1.5
     torch.testing.assert_close(module.estimate_severity(images).t, torch.full((3,), (2 - 1 / 6) / 4))
     torch.testing.assert_close(module.estimate_severity(images).std, torch.full((3,), 0.25 * (3 / 16) ** 0.5))
-    torch.testing.assert_close(module.estimate_grid_severity(images).t, torch.full((3,), 0.5))
+    t = module.estimate_severity(images).t
+    torch.testing.assert_close(module.round_severity(t), torch.full((3,), 0.5))
     module.degradation = blur(steps=1000)
-    torch.testing.assert_close(module.estimate_grid_severity(images).t, torch.full((3,), 0.46))  # one of 100
+    torch.testing.assert_close(module.round_severity(t), torch.full((3,), 0.46))  # one of 100
 
 
 def test_a_module_without_estimator_names_the_remedy() -> None:

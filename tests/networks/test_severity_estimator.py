@@ -15,6 +15,11 @@ def test_images_of_any_size_have_a_distribution(channels: int, size: tuple[int, 
     assert logits.isfinite().all()
 
 
+def test_a_grey_image_is_one_of_three_equal_channels() -> None:
+    estimator, grey = SeverityEstimator(), torch.rand(2, 1, 9, 8) * 2 - 1
+    assert torch.equal(estimator(grey), estimator(grey.repeat(1, 3, 1, 1)))
+
+
 def test_statistics_do_not_depend_on_the_size_of_the_image() -> None:
     """A constant image has no borders, because padding repeats it."""
     estimator = SeverityEstimator(1)
