@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import BasePredictionWriter, LambdaCallback
 from rich import get_console
 from rich.progress import (
     BarColumn,
@@ -35,17 +35,20 @@ class PredictingTrainer(Trainer):
             writer: Writes the files.
         """
         others = [callback for callback in self.callbacks if not isinstance(callback, BasePredictionWriter)]
-        self.callbacks: list[Callback] = [*others, writer]
-        steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start)) - 1
+        # Images of severity 0 have no steps; any number serves.
+        steps = len(module.sampling.sampler.times(module.degradation, inputs.t_start or 1.0)) - 1
         number = -(-inputs.number // self.world_size)
         sampling = module.sampling
         with self._progress(number, steps, sampling.sampler.nfe_per_step) as progress:
             inputs.on_skip = progress.skip
+            count = LambdaCallback(on_predict_batch_end=lambda *args: progress.finish(len(args[3].index.unique())))
+            self.callbacks: list[Callback] = [*others, writer, count]
             module.sampling = sampling.replace(on_step=progress.on_step, on_tiles=progress.on_tiles)
             try:
                 self.predict(module, inputs, return_predictions=False)
             finally:
                 module.sampling = sampling
+                self.callbacks = [*others, writer]
         self.strategy.barrier("written")
 
     @contextmanager
@@ -75,6 +78,7 @@ class SamplingProgress:
         self._progress = progress
         self._images = total // steps
         self._steps_per_image = steps
+        self._finished = 0
         self._skipped = 0  # apart, as another thread counts them
         self._task = progress.add_task(self._describe(0), total=total)
         self._nfe_per_step = nfe_per_step
@@ -89,6 +93,12 @@ class SamplingProgress:
             self._steps += len(step.x)
             self._evaluations = 0
             self._update(self._steps)
+
+    def finish(self, images: int) -> None:
+        """Count the images of a batch, which may have had fewer steps, or none: their severities may be estimated."""
+        self._finished += images
+        self._steps = self._finished * self._steps_per_image
+        self._update(self._steps)
 
     def skip(self, images: int) -> None:
         """Count images that are not sampled."""

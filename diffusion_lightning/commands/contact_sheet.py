@@ -73,7 +73,7 @@ def write_contact_sheets(
         module: The trained module.
         paths: The images.
         names: Their names in the output folder, without suffix.
-        severities: The severities t, in (0, 1].
+        severities: The severities t, in [0, 1].
         output: The output folder.
         overwrite: Whether to replace files that this program did not write.
 

@@ -148,7 +148,7 @@ class UserImages(SamplingInputs):
     Args:
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
-        severity: Their assumed severity t, in (0, 1]; or ``auto``: the module estimates that of each.
+        severity: Their assumed severity t, in [0, 1]; or ``auto``: the module estimates that of each.
         batch_size: Images at once per device, fewer where they are large.
         first_frame: Whether to read the first frame of files that have several, which cannot be read if not.
         outcome: Which files are finished, and who is informed of those that cannot be read. Without, none is
@@ -173,8 +173,8 @@ class UserImages(SamplingInputs):
         outcome: Outcome | None = None,
     ) -> None:
         super().__init__(len(paths), batch_size)
-        if severity != "auto" and not 0 < severity <= 1:
-            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        if severity != "auto" and not 0 <= severity <= 1:
+            raise ValueError(f"severity={severity}: choose a value in [0, 1]; 1 is the degradation's end")
         check_readable(channels)
         self.paths = paths
         self.channels = channels

@@ -56,9 +56,10 @@ def restore(
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the restored images, with the names, sizes, bit depths, transparency and colour profiles of
             the originals, and for results.csv, which says what became of each file.
-        severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way; or
-            `auto`: estimated for every image, the default where the model has a severity estimator, else 1. Several,
-            such as 0.2,0.4,0.6, give one sheet of an image restored from each, to choose from.
+        severity: Severity t of the images, from 0 to 1: 1 is the end of the degradation, 0.5 is half-way, and an image
+            of 0 comes back with the same pixels; or `auto`: estimated for every image, the default where the model has
+            a severity estimator, else 1. Several, such as 0.2,0.4,0.6, give one sheet of an image restored from each,
+            to choose from.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.

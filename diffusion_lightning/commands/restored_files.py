@@ -91,7 +91,7 @@ class RestoredFiles:
         written = written_request(self.targets[index])
         return written is not None and written == self.request(index)
 
-    def write(self, index: int, image: Tensor, original: Original, result: Result) -> None:
+    def write(self, index: int, image: Tensor, original: Original, result: Result, unchanged: bool = False) -> None:
         """Write a restored image, unless it is finished, and its row.
 
         Args:
@@ -99,6 +99,7 @@ class RestoredFiles:
             image: The image, float (C, H, W) in [-1, 1].
             original: The file that it was made from.
             result: The row, without the name and the size.
+            unchanged: Whether the image is the original itself, because its severity is 0.
 
         Raises:
             NonFiniteError: A value is NaN or infinite.
@@ -107,14 +108,18 @@ class RestoredFiles:
         check_finite(image, f"the sampled image {target.name}")
         if self.is_finished(index):
             return
-        values = original.put_back(image.detach().float().cpu())
+        kind = target.suffix, self.request(index)
         try:
-            content = self.file_format.encode(values, original, target.suffix, self.request(index))
+            if unchanged:
+                content = self.file_format.encode_unchanged(original, *kind, self.paths[index])
+            else:
+                values = original.put_back(image.detach().float().cpu())
+                content = self.file_format.encode(values, original, *kind)
         except ImageWriteError as error:
             self.fail(index, f"{self.paths[index]} cannot be written as {target.name}: {error}")
             return
         atomic_write(target, lambda partial: partial.write_bytes(content))
-        height, width = values.shape[:2]
+        height, width = image.shape[-2:]
         self.table.append(result._replace(file=self.labels[index], size=f"{width}x{height}"))
 
     def fail(self, index: int, error: ImageReadError | str) -> None:
@@ -173,7 +178,7 @@ class RestorationWriter(BasePredictionWriter):
         seed = str(pl_module.sampling.seed)
         for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
             row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}", seed=seed)
-            self.files.write(index, image, self.inputs.originals.pop(index), row)
+            self.files.write(index, image, self.inputs.originals.pop(index), row, t == 0)
 
 
 def fingerprint(module: RestorationModule, **settings: object) -> str:

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from diffusion_lightning.modules.restoration import RestorationModule
 
 Severity = float | Literal["auto"]
-"""The severity t of images, in (0, 1], or estimated."""
+"""The severity t of images, in [0, 1], or estimated."""
 
 
 def choose_severity(severity: float | str | None, module: RestorationModule) -> Severity | list[float]:
@@ -33,16 +33,16 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
             )
         return "auto"
     if not isinstance(severity, str):
-        if not 0 < severity <= 1:
-            raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+        if not 0 <= severity <= 1:
+            raise ValueError(f"severity={severity}: choose a value in [0, 1]; 1 is the degradation's end")
         return severity
     try:
         severities = [float(part) for part in severity.split(",")]
     except ValueError:
         severities = []
-    if not severities or not all(0 < t <= 1 for t in severities):
+    if not severities or not all(0 <= t <= 1 for t in severities):
         raise ValueError(
-            f"--severity {severity}: give a number in (0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
+            f"--severity {severity}: give a number in [0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
             "sheet to choose from"
         )
     return severities

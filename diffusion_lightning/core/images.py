@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from diffusion_lightning.core.colour import ColourProfileError, png_profile, to_srgb
+from diffusion_lightning.core.colour import ColourProfileError, embedded_profile, to_srgb
 from diffusion_lightning.core.files import is_special, marks, warn_once
 from diffusion_lightning.core.finite import check_finite
 
@@ -241,8 +241,7 @@ def convert_colours(image: Image.Image, info: dict[Any, Any], path: str | Path) 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     try:
-        # Pillow sets None if the profile cannot be unpacked.
-        profile = info["icc_profile"] or b"" if "icc_profile" in info else png_profile(info)
+        profile = embedded_profile(info)
         return image if profile is None else to_srgb(image, profile)
     except ColourProfileError as error:
         warn_once(f"{path}: its colour profile is left out, its colours are taken as sRGB: {error}")

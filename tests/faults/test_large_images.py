@@ -185,7 +185,7 @@ def test_the_progress_bar_ends_at_the_number_of_steps(tmp_path: Path, monkeypatc
     write_images(tmp_path / "in", 2, size=(40, 50), mode="L")
     trainer = DiffusionTrainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
     trainer.restore(module, str(tmp_path / "in"), output=str(tmp_path / "out"), tile=16)
-    assert ends == [2, 2, 4, 4, 6, 6]  # after the tiles of both images, and after the step
+    assert ends == [2, 2, 4, 4, 6, 6, 6]  # after the tiles of both images, after the step, and after the batch
 
 
 class LocalConditional(Tiny):
@@ -268,3 +268,14 @@ def test_the_progress_bar_counts_images_and_those_left_out() -> None:
         found.append(bar.tasks[0].description)
     assert found == [f"{n} of 4 images" for n in (0, 1, 1, 2, 3)]
     assert bar.tasks[0].completed == 9
+
+
+def test_images_of_lower_severity_count_as_much_as_others() -> None:
+    bar = Progress(disable=True)
+    progress = SamplingProgress(bar, total=12, nfe_per_step=1, talks=False, steps=3)
+    for images, times in ((1, (0.25,)), (2, ()), (1, (1.0, 0.5, 0.25))):
+        for t in times:
+            progress.on_step(Step(t, torch.zeros(images, 1, 8, 8), torch.zeros(images, 1, 8, 8)))
+        progress.finish(images)
+    assert bar.tasks[0].completed == 12
+    assert bar.tasks[0].description == "4 of 4 images"
