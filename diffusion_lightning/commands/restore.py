@@ -1,6 +1,5 @@
 """`restore`: a user's own degraded images, restored with a trained checkpoint."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -8,16 +7,11 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
 
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
-from diffusion_lightning.commands.comparison import (
-    ComparisonPage,
-    comparison_folder,
-    find_references,
-    print_scores,
-    score,
-)
+from diffusion_lightning.commands.comparison import ComparisonPage, comparison_folder
 from diffusion_lightning.commands.contact_sheet import write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
+from diffusion_lightning.commands.scores import ReferenceScores, find_references
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
 from diffusion_lightning.modules.restoration import RestorationModule
@@ -71,8 +65,8 @@ def restore(
         metadata: Whether to keep EXIF and the colour profile, or to strip them; the colours are then in sRGB.
         frames: Whether to refuse files that have several frames or pages, or to restore the first.
         compare: Whether to write each original beside its restored image, and a page of all, into OUTPUT_compare.
-        reference: Folder of the clean originals, with the same names: prints PSNR and SSIM, and adds them to
-            results.csv.
+        reference: Folder of the clean originals, with the same names: prints PSNR and SSIM, and LPIPS and FID where
+            their weights are in torch hub's cache, and adds those of each image to results.csv.
         overwrite: Whether to restore finished images again, and to replace files in the folder that this program did
             not write; the originals never are.
 
@@ -105,7 +99,8 @@ def restore(
         if trainer.is_global_zero:
             get_console().print(estimated, soft_wrap=True, highlight=False)
     if trainer.is_global_zero:
-        report(files, page, references)
+        scores = ReferenceScores(files, references, trainer.strategy.root_device) if references else None
+        report(files, page, scores)
     return files.targets
 
 
@@ -126,7 +121,7 @@ def prepare_sampling(module: RestorationModule, tile: Tile, talks: bool = True) 
         module.sampling = module.sampling.replace(sampler=Direct())
 
 
-def report(files: RestoredFiles, page: ComparisonPage | None, references: Mapping[int, Path]) -> None:
+def report(files: RestoredFiles, page: ComparisonPage | None, scores: ReferenceScores | None) -> None:
     """Write the comparison and the table of results, and print how many images are restored.
 
     Raises:
@@ -137,11 +132,12 @@ def report(files: RestoredFiles, page: ComparisonPage | None, references: Mappin
     if page is not None:
         page.write(files, restored)
         get_console().print(f"{page.page} shows them before and after", soft_wrap=True)
-    if references:
-        scores = score(files, restored, references)
-        print_scores(files, scores, len(restored))
-        for index, values in scores.items():
-            results[index] = results[index]._replace(psnr=f"{values[1]:.4f}", ssim=f"{values[3]:.6f}")
+    if scores is not None:
+        for index in restored:
+            scores.add(index)
+        scores.print(len(restored))
+        for index, score in scores.of.items():
+            results[index] = results[index]._replace(**score.after())
     files.finish(results)
     get_console().print(f"{len(restored)} restored image(s) are in {files.output}", soft_wrap=True)
     failed = [result.file for result in results if result.failed]

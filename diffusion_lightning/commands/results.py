@@ -24,6 +24,7 @@ class Result(NamedTuple):
         status: ``restored``, or ``failed: `` and the reason.
         psnr: PSNR to its reference in dB, where there is one.
         ssim: SSIM to its reference.
+        lpips: LPIPS to its reference, where the weights of its network are at hand.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Result(NamedTuple):
     status: str = RESTORED
     psnr: str = ""
     ssim: str = ""
+    lpips: str = ""
 
     @property
     def failed(self) -> bool:
