@@ -210,7 +210,8 @@ class UserImages(SamplingInputs):
                 self.originals[index] = original
                 alike.setdefault((original.levels.shape, original.levels.dtype), []).append(index)
         for group in alike.values():
-            yield torch.stack([self.originals[i].levels for i in group]), torch.tensor(group)
+            levels = [self.originals[i].levels for i in group]
+            yield torch.stack(levels) if len(group) > 1 else levels[0][None], torch.tensor(group)
 
     def _attempt(self, index: int, read: Callable[[Path], T]) -> T | None:
         """What is read from a file; None if that is impossible."""

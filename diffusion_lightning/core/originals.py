@@ -31,6 +31,9 @@ ORIENTATION = 0x0112
 LUMA = np.array((0.299, 0.587, 0.114))
 """ITU-R 601, as in Pillow's conversion to grey."""
 
+ROWS = 256
+"""Rows of an image that are converted at once: intermediate results need many times the memory of its levels."""
+
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)
 """Tags of a TIFF that say what the image shows, by whom and when; the others describe how its pixels are stored."""
 
@@ -81,15 +84,21 @@ class Original:
         Returns:
             (H, W, 1 to 4), uint8 or uint16: grey or colours, then transparency if the original has some.
         """
-        deep, colours = self.levels.dtype == torch.uint16, restored[:3]
+        starts = range(0, restored.shape[1], ROWS)
+        return np.concatenate([self._put_back_rows(restored, slice(start, start + ROWS)) for start in starts])
+
+    def _put_back_rows(self, restored: Tensor, rows: slice) -> np.ndarray:
+        restored, levels = restored[:, rows], self.levels[:, rows]
+        deep, colours = levels.dtype == torch.uint16, restored[:3]
         if self.grey and len(restored) >= 3:
             colours = (colours.double() * torch.from_numpy(LUMA)[:, None, None]).sum(0, keepdim=True)
         values = _array(to_levels(colours, deep))
         if self.colours is not None:  # which keep their differences from grey, as in YCbCr
-            change = values.astype(np.int32) - _array(self.levels)
-            values = (self.colours + change).clip(0, 65535 if deep else 255).astype(values.dtype)
-        alpha = self.alpha if len(self.levels) < 4 or self.alpha is None else _array(to_levels(restored[3:], deep))
-        return values if alpha is None else np.dstack([values, alpha])
+            change = values.astype(np.int32) - _array(levels)
+            values = (self.colours[rows] + change).clip(0, 65535 if deep else 255).astype(values.dtype)
+        if self.alpha is None:
+            return values
+        return np.dstack([values, self.alpha[rows] if len(levels) < 4 else _array(to_levels(restored[3:], deep))])
 
     def fitting_profile(self) -> bytes | None:
         """The profile, if it is one for the file's kind of colours: it may be for others, or damaged."""
