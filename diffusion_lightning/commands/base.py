@@ -52,6 +52,7 @@ class PredictingTrainer(Trainer):
                 self.predict(module, inputs, return_predictions=False)
             finally:
                 module.sampling = sampling
+                self.callbacks = [*others, writer]
         self.strategy.barrier("written")
 
     @contextmanager

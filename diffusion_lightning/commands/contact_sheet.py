@@ -36,7 +36,7 @@ class _SeveralSeverities(UserImages):
 
     def steps(self, module: RestorationModule) -> int:
         """The sampling steps from all severities."""
-        times = (module.sampling.sampler.times(module.degradation, t) for t in self.severities)
+        times = (module.sampling.sampler.times(module.degradation, t) for t in self.severities if t > 0)
         return sum(len(of_one) - 1 for of_one in times)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
@@ -118,7 +118,7 @@ def write_contact_sheets(
         module: The trained module.
         paths: The images.
         names: Their names in the output folder, without suffix.
-        severities: The severities t, in (0, 1].
+        severities: The severities t, in [0, 1].
         output: The output folder.
         first_frame: Whether to read the first frame of files that have several, which cannot be read if not.
         overwrite: Whether to replace files that this program did not write.

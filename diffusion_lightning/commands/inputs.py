@@ -55,8 +55,8 @@ class SamplingInputs(LightningDataModule):
         self.on_skip: Callable[[int], object] = lambda images: None
 
     def steps(self, module: RestorationModule) -> int:
-        """The sampling steps of an image, at most."""
-        return len(module.sampling.sampler.times(module.degradation, self.t_start)) - 1
+        """The sampling steps of an image, at most; images of severity 0 have none, and any number serves."""
+        return len(module.sampling.sampler.times(module.degradation, self.t_start or 1.0)) - 1
 
     @abstractmethod
     def batches(self, indices: Sequence[int]) -> Iterator[Any]:
@@ -146,7 +146,7 @@ class UserImages(SamplingInputs):
     Args:
         paths: The files.
         channels: Channels of the trained network: 1, 3 or 4.
-        severity: Their assumed severity t, in (0, 1]; or ``auto``: the module estimates that of each.
+        severity: Their assumed severity t, in [0, 1]; or ``auto``: the module estimates that of each.
         batch_size: Images at once per device, fewer where they are large.
         first_frame: Whether to read the first frame of files that have several, which cannot be read if not.
         outcome: Which files are finished, and who is informed of those that cannot be read. Without, none is
@@ -208,7 +208,8 @@ class UserImages(SamplingInputs):
                 self.originals[index] = original
                 alike.setdefault((original.levels.shape, original.levels.dtype), []).append(index)
         for group in alike.values():
-            yield torch.stack([self.originals[i].levels for i in group]), torch.tensor(group)
+            levels = [self.originals[i].levels for i in group]
+            yield torch.stack(levels) if len(group) > 1 else levels[0][None], torch.tensor(group)
 
     def _attempt(self, index: int, read: Callable[[Path], T]) -> T | None:
         """What is read from a file; None if that is impossible."""

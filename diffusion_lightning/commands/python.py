@@ -54,7 +54,7 @@ def restore(
         model: A trained ``RestorationModule``, or the path of its checkpoint. A module keeps its own sampling settings.
         images: Images (B, C, H, W) or one (C, H, W), floating point in [-1, 1], uint8 or uint16; or the path of an
             image file or of a folder of them.
-        severity: Their severity t, in (0, 1]; or ``auto``, estimated for each, the default where the model has a
+        severity: Their severity t, in [0, 1]; or ``auto``, estimated for each, the default where the model has a
             severity estimator, else 1.
         sampler: The sampler; the model's own by default.
         steps: Number of sampling steps; the sampler's own by default.

@@ -1,6 +1,5 @@
 """`restore`: a user's own degraded images, restored with a trained checkpoint."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -8,17 +7,17 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
 
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
-from diffusion_lightning.commands.comparison import (
-    ComparisonPage,
-    comparison_folder,
-    find_references,
-    print_scores,
-    score,
-)
+from diffusion_lightning.commands.comparison import ComparisonPage, comparison_folder
 from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
-from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, coverage, samples_folder, stochastic
+from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, print_coverage, samples_folder, stochastic
+    SampleFiles,
+    SamplesWriter,
+    samples_folder,
+    stochastic,
+)
+from diffusion_lightning.commands.scores import ReferenceScores, find_references
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
 from diffusion_lightning.inverse.consistency import has_consistency
@@ -61,9 +60,10 @@ def restore(
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: Folder for the restored images, with the names, sizes, bit depths, transparency and colour profiles of
             the originals, and for results.csv, which says what became of each file.
-        severity: Severity t of the images, above 0 and up to 1: 1 is the end of the degradation, 0.5 is half-way; or
-            `auto`: estimated for every image, the default where the model has a severity estimator, else 1. Several,
-            such as 0.2,0.4,0.6, give one sheet of an image restored from each, to choose from.
+        severity: Severity t of the images, from 0 to 1: 1 is the end of the degradation, 0.5 is half-way, and an image
+            of 0 comes back with the same pixels; or `auto`: estimated for every image, the default where the model has
+            a severity estimator, else 1. Several, such as 0.2,0.4,0.6, give one sheet of an image restored from each,
+            to choose from.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed, for samplers that add noise.
@@ -80,8 +80,8 @@ def restore(
         metadata: Whether to keep EXIF and the colour profile, or to strip them; the colours are then in sRGB.
         frames: Whether to refuse files that have several frames or pages, or to restore the first.
         compare: Whether to write each original beside its restored image, and a page of all, into OUTPUT_compare.
-        reference: Folder of the clean originals, with the same names: prints PSNR and SSIM, and adds them to
-            results.csv.
+        reference: Folder of the clean originals, with the same names: prints PSNR and SSIM, and LPIPS and FID where
+            their weights are in torch hub's cache, and adds those of each image to results.csv.
         overwrite: Whether to restore finished images again, and to replace files in the folder that this program did
             not write; the originals never are.
 
@@ -126,7 +126,8 @@ def restore(
         if trainer.is_global_zero:
             get_console().print(estimated, soft_wrap=True, highlight=False)
     if trainer.is_global_zero:
-        report(files, page, references, sample_files)
+        scores = ReferenceScores(files, references, trainer.strategy.root_device) if references else None
+        report(files, page, scores, sample_files)
     return files.targets
 
 
@@ -174,7 +175,7 @@ def prepare_sampling(
 def report(
     files: RestoredFiles,
     page: ComparisonPage | None,
-    references: Mapping[int, Path],
+    scores: ReferenceScores | None,
     sample_files: SampleFiles | None = None,
 ) -> None:
     """Write the comparison and the table of results, and print how many images are restored.
@@ -187,15 +188,14 @@ def report(
     if page is not None:
         page.write(files, restored)
         get_console().print(f"{page.page} shows them before and after", soft_wrap=True)
-    if references:
-        scores = score(files, restored, references)
-        print_scores(files, scores, len(restored))
+    if scores is not None:
+        for index in restored:
+            scores.add(index)
+        scores.print(len(restored))
         if sample_files is not None:
-            covered = coverage(sample_files, restored, references)
-            text = f"At {covered:.0%} of the pixels, the error is within 2 standard deviations of the samples"
-            get_console().print(text, soft_wrap=True, highlight=False)
-        for index, values in scores.items():
-            results[index] = results[index]._replace(psnr=f"{values[1]:.4f}", ssim=f"{values[3]:.6f}")
+            print_coverage(sample_files, restored, scores.references)
+        for index, score in scores.of.items():
+            results[index] = results[index]._replace(**score.after())
     files.finish(results)
     if sample_files is not None:
         get_console().print(f"The samples and their spread are in {samples_folder(files.output)}", soft_wrap=True)

@@ -91,7 +91,7 @@ class RestoredFiles:
         written = written_request(self.targets[index])
         return written is not None and written == self.request(index)
 
-    def write(self, index: int, image: Tensor, original: Original, result: Result) -> None:
+    def write(self, index: int, image: Tensor, original: Original, result: Result, unchanged: bool = False) -> None:
         """Write a restored image, unless it is finished, and its row.
 
         Args:
@@ -99,6 +99,7 @@ class RestoredFiles:
             image: The image, float (C, H, W) in [-1, 1].
             original: The file that it was made from.
             result: The row, without the name and the size.
+            unchanged: Whether the image is the original itself, because its severity is 0.
 
         Raises:
             NonFiniteError: A value is NaN or infinite.
@@ -108,7 +109,7 @@ class RestoredFiles:
         if self.is_finished(index):
             return
         try:
-            content = self.encode(index, image, original)
+            content = self.encode(index, image, original, unchanged)
         except ImageWriteError as error:
             self.fail(index, f"{self.paths[index]} cannot be written as {target.name}: {error}")
             return
@@ -116,14 +117,16 @@ class RestoredFiles:
         height, width = image.shape[-2:]
         self.table.append(result._replace(file=self.labels[index], size=f"{width}x{height}"))
 
-    def encode(self, index: int, image: Tensor, original: Original) -> bytes:
+    def encode(self, index: int, image: Tensor, original: Original, unchanged: bool = False) -> bytes:
         """The bytes of a restored file; see ``write``.
 
         Raises:
             ImageWriteError: The format cannot hold the image.
         """
-        values = original.put_back(image.detach().float().cpu())
-        return self.file_format.encode(values, original, self.targets[index].suffix, self.request(index))
+        kind = self.targets[index].suffix, self.request(index)
+        if unchanged:
+            return self.file_format.encode_unchanged(original, *kind, self.paths[index])
+        return self.file_format.encode(original.put_back(image.detach().float().cpu()), original, *kind)
 
     def fail(self, index: int, error: ImageReadError | str) -> None:
         """Report a file that cannot be restored.
@@ -178,7 +181,7 @@ class RestorationWriter(BasePredictionWriter):
         seed = str(pl_module.sampling.seed)
         for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
             row = self.row(index, t, len(prediction))._replace(seed=seed)
-            self.files.write(index, image, self.inputs.originals.pop(index), row)
+            self.files.write(index, image, self.inputs.originals.pop(index), row, t == 0)
 
     def row(self, index: int, t: float, images: int) -> Result:
         """The row of an image of the severity t in a batch of so many, without name, size and seed."""

@@ -27,6 +27,7 @@ class Result(NamedTuple):
         spread: The standard deviation of its samples, on [0, 1], averaged over the pixels, where there are several.
         psnr: PSNR to its reference in dB, where there is one.
         ssim: SSIM to its reference.
+        lpips: LPIPS to its reference, where the weights of its network are at hand.
     """
 
     file: str
@@ -40,6 +41,7 @@ class Result(NamedTuple):
     spread: str = ""
     psnr: str = ""
     ssim: str = ""
+    lpips: str = ""
 
     @property
     def failed(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from rich import get_console
 from torch import Tensor
 
 from diffusion_lightning.commands.inputs import UserImages
@@ -15,6 +16,7 @@ from diffusion_lightning.core.files import check_outputs, is_own_image
 from diffusion_lightning.core.finite import check_finite
 from diffusion_lightning.core.images import atomic_write, from_unit, read_image, save_image
 from diffusion_lightning.core.rng import per_image_generators
+from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.samplers import DDIM, Direct, Sampler
@@ -83,22 +85,22 @@ class SamplesWriter(RestorationWriter):
         """Sample further, and write the images of a batch."""
         assert batch.index is not None
         assert isinstance(pl_module, RestorationModule)
-        number, indices = self.sample_files.samples, batch.index.tolist()
+        number, indices, times = self.sample_files.samples, batch.index.tolist(), batch.t.tolist()
         mean, squares = torch.zeros_like(prediction), torch.zeros_like(prediction)
         for k, sample in enumerate(self._samples(pl_module, prediction, batch), 1):
-            for image, index in zip(sample, indices, strict=True):
-                self._write_sample(index, k, image)
+            for image, index, t in zip(sample, indices, times, strict=True):
+                self._write_sample(index, k, image, unchanged=t == 0)
             difference = sample - mean  # Welford's update: memory does not grow with the number of samples
             mean += difference / k
             squares += difference * (sample - mean)
         std = (squares / (number - 1)).sqrt() / 2
         first = pl_module.sampling.seed
-        for i, (index, t) in enumerate(zip(indices, batch.t.tolist(), strict=True)):
+        for i, (index, t) in enumerate(zip(indices, times, strict=True)):
             spread = std[i].square().mean(0, keepdim=True).sqrt()
             save_image(from_unit((spread / WHITE).clamp(max=1)), self.sample_files.spread(index))
             row = self.row(index, t, len(prediction))
             row = row._replace(seed=f"{first}-{first + number - 1}", spread=f"{float(spread.mean()):.4f}")
-            self.files.write(index, mean[i], self.inputs.originals.pop(index), row)
+            self.files.write(index, mean[i], self.inputs.originals.pop(index), row, t == 0)
 
     def _samples(self, module: RestorationModule, first: Tensor, batch: RestorationBatch) -> Iterator[Tensor]:
         yield first
@@ -111,17 +113,18 @@ class SamplesWriter(RestorationWriter):
             module.sampling = sampling
 
     def _within_rounding(self, batch: RestorationBatch, seed: int) -> RestorationBatch:
-        """Images that round to the same files."""
+        """Images that round to the same files; those of severity 0 as they are."""
         assert batch.index is not None
         deep = self.inputs.originals[int(batch.index[0])].levels.dtype == torch.uint16
         generators = per_image_generators(seed, batch.index, "rounding")
         error = rng.uniform(batch.degraded.shape, generators, like=batch.degraded) * 2 - 1
+        error = error * append_dims(batch.t > 0, error)
         return batch._replace(degraded=batch.degraded + error / (65535 if deep else 255))
 
-    def _write_sample(self, index: int, k: int, image: Tensor) -> None:
+    def _write_sample(self, index: int, k: int, image: Tensor, unchanged: bool) -> None:
         target = self.sample_files.sample(index, k)
         check_finite(image, f"the sampled image {target.name}")
-        content = self.files.encode(index, image, self.inputs.originals[index])
+        content = self.files.encode(index, image, self.inputs.originals[index], unchanged)
         atomic_write(target, lambda partial: partial.write_bytes(content))
 
 
@@ -145,10 +148,10 @@ def stochastic(sampler: Sampler, module: RestorationModule, samples: int) -> Sam
     return sampler
 
 
-def coverage(
-    files: SampleFiles, restored: Sequence[int], references: Mapping[int, Path], deviations: float = 2
-) -> float:
-    """The fraction of pixels of the restored images whose error is at most so many standard deviations of the samples.
+def print_coverage(
+    files: SampleFiles, restored: Sequence[int], references: Mapping[int, Path], deviations: int = 2
+) -> None:
+    """Print at how many pixels the error is at most so many standard deviations of the samples.
 
     Args:
         files: The files.
@@ -163,7 +166,10 @@ def coverage(
         if reference.shape == mean.shape:
             error = (mean - reference).square().mean(0).sqrt()
             fractions.append(float((error <= deviations * spread).float().mean()))
-    return sum(fractions) / max(1, len(fractions))
+    if fractions:
+        covered = f"{sum(fractions) / len(fractions):.0%} of the pixels"
+        text = f"At {covered}, the error is within {deviations} standard deviations of the samples"
+        get_console().print(text, soft_wrap=True, highlight=False)
 
 
 def _unit(path: Path) -> Tensor:

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from diffusion_lightning.modules.restoration import RestorationModule
 
 Severity = float | Literal["auto"]
-"""The severity t of images, in (0, 1], or estimated."""
+"""The severity t of images, in [0, 1], or estimated."""
 
 
 def choose_severity(severity: float | str | None, module: RestorationModule) -> Severity | list[float]:
@@ -39,22 +39,22 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
         severities = [float(part) for part in severity.split(",")]
     except ValueError:
         severities = []
-    if not severities or not all(0 < t <= 1 for t in severities):
+    if not severities or not all(0 <= t <= 1 for t in severities):
         raise ValueError(
-            f"--severity {severity}: give a number in (0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
+            f"--severity {severity}: give a number in [0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
             "sheet to choose from"
         )
     return severities
 
 
 def check_severity(severity: float) -> None:
-    """Check that a severity is in (0, 1].
+    """Check that a severity is in [0, 1].
 
     Raises:
         ValueError: It is not.
     """
-    if not 0 < severity <= 1:
-        raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
+    if not 0 <= severity <= 1:
+        raise ValueError(f"severity={severity}: choose a value in [0, 1]; 1 is the degradation's end")
 
 
 def describe_severities(estimates: Collection[tuple[float, float]], trainer: Trainer) -> str:

@@ -8,6 +8,7 @@ import functools
 import io
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -105,11 +106,19 @@ def matrix_profile(gamma: float, chromaticities: tuple[float, ...]) -> bytes:
     return b"".join([head, struct.pack(">I", len(names)), *tags, *contents])
 
 
-def png_profile(info: dict[str, object]) -> bytes | None:
-    """The profile that the chunks gAMA and cHRM of a PNG describe; None if they describe sRGB, or there are none.
+def embedded_profile(info: dict[Any, Any]) -> bytes | None:
+    """The profile that a file embeds, or else the one that the chunks gAMA and cHRM of a PNG describe; None for sRGB.
 
     A gamma within 5 % of 1/2.2 stands for sRGB, as it does in libpng.
+
+    Args:
+        info: What Pillow says of the file.
+
+    Raises:
+        ColourProfileError: The chunks make no sense.
     """
+    if "icc_profile" in info:
+        return info["icc_profile"] or b""  # Pillow sets None if the profile cannot be unpacked
     gamma, chromaticities = info.get("gamma"), info.get("chromaticity")
     if "srgb" in info or not isinstance(gamma, float):
         return None
@@ -122,7 +131,7 @@ def png_profile(info: dict[str, object]) -> bytes | None:
 def _convert(image: Image.Image, profile: bytes, alpha: Image.Image | None, back: bool) -> Image.Image:
     """L, RGB or CMYK to sRGB, or L or RGB from it, with the transparency ``alpha``."""
     conversion = _conversion(profile, back)
-    image = image.copy() if conversion is None else conversion(image)
+    image = image if conversion is None else conversion(image)
     if alpha is not None:
         image.putalpha(alpha)
     return image

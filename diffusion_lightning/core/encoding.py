@@ -7,7 +7,7 @@ TIFF (6.0, with Adobe's Deflate) are written here.
 import io
 import struct
 import zlib
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from diffusion_lightning.core.colour import from_srgb, to_inks
 from diffusion_lightning.core.files import marks
+from diffusion_lightning.core.jpeg import is_jpeg, with_exif
 from diffusion_lightning.core.originals import Original
 
 Format = Literal["png", "jpeg", "webp", "tiff", "same"]
@@ -24,6 +25,9 @@ Metadata = Literal["keep", "strip"]
 
 _SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 _SUFFIX_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+
+_DEEP, _INKS = ("png", "tiff"), ("jpeg", "tiff")
+"""The formats that hold 16 bits, and those that hold CMYK."""
 
 _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """The colour type of a PNG by its number of channels."""
@@ -75,49 +79,102 @@ class FileFormat(NamedTuple):
         Raises:
             ImageWriteError: The format cannot hold the image.
         """
-        kind, keep, deep = _SUFFIXES[suffix.lower()], self.metadata == "keep", values.dtype == np.uint16
-        options = marks(kind.upper(), request=request, exif=original.exif if keep else None)
-        if original.dpi is not None and keep:
-            options["dpi"] = original.dpi
-        if deep and kind in ("png", "tiff"):
+        kind, deep = _SUFFIXES[suffix.lower()], values.dtype == np.uint16
+        options = self._options(kind, original, request)
+        if deep and kind in _DEEP:
             # Their colours are those of their profile, which therefore stays.
-            return (_deep_png if kind == "png" else _tiff)(values, _fitting_profile(original), options)
-        if deep:
-            values = np.rint(values / 257).astype(np.uint8)
-        image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
-        if kind == "jpeg" and image.mode.endswith("A"):
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA")).convert(image.mode[:-1])
-        image, profile = _colours(image, original, kind, keep, deep)
+            return (_deep_png if kind == "png" else _tiff)(values, original.fitting_profile(), options)
+        image, profile = _to_image(values, kind), original.fitting_profile()
+        if not deep:
+            image, profile = self._convert_colours(image, kind, original)
+        return self._save(image, kind, profile, options)
+
+    def encode_unchanged(self, original: Original, suffix: str, request: str | None, path: Path) -> bytes:
+        """The bytes of a file with exactly the pixels to which the original decodes, upright, in its own colours.
+
+        A JPEG of a JPEG has its compressed data, with its orientation; a WebP is lossless. Not exact are
+
+        - a JPEG of another format, and 16 bits in JPEG and WebP, which hold no more;
+        - CMYK in PNG and WebP, LAB, and colours whose profile is stripped, or is one for others: they are in sRGB;
+        - values of 32 bits, which are read as 8.
+
+        Args:
+            original: The original.
+            suffix: The suffix of the file.
+            request: What the file is the result of; ``written_request`` reads it.
+            path: The file of the original.
+
+        Raises:
+            ImageWriteError: The format cannot hold the image.
+        """
+        kind, keep = _SUFFIXES[suffix.lower()], self.metadata == "keep"
+        options = self._options(kind, original, request)
+        if kind == "jpeg" and keep and is_jpeg(path):
+            try:
+                return with_exif(path.read_bytes(), options["exif"])
+            except ValueError as error:
+                raise _write_error(error) from error
+        values, own, fitting = original.unchanged(), original.own, original.fitting_profile()
+        deep = values.dtype == np.uint16
+        if deep and kind in _DEEP:
+            return self.encode(values, original, suffix, request)
+        if own is None:
+            image, profile = _to_image(values, kind), fitting if keep or deep else None
+        elif keep and (kind in _INKS if original.inks else fitting is not None):
+            image, profile = _to_image(own, kind, original.inks), fitting
+        else:
+            image, profile = self._convert_colours(_to_image(values, kind), kind, original)
+        return self._save(image, kind, profile, options, lossless=True)
+
+    def _options(self, kind: str, original: Original, request: str | None) -> dict[str, Any]:
+        """Arguments of Pillow's ``save`` for the marks and the metadata."""
+        keep = self.metadata == "keep"
+        options = marks(kind.upper(), request=request, exif=original.exif if keep else None)
+        return options | ({"dpi": original.dpi} if original.dpi is not None and keep else {})
+
+    def _convert_colours(self, image: Image.Image, kind: str, original: Original) -> tuple[Image.Image, bytes | None]:
+        """The image in the colours of the original, as far as the format holds them, and the profile to embed."""
+        profile = original.profile if self.metadata == "keep" else None
+        if original.inks and kind in _INKS:
+            inks = None if profile is None else to_inks(image, profile)
+            return (image.convert("CMYK"), None) if inks is None else (inks, profile)
+        converted = None if profile is None else from_srgb(image, profile)
+        return (image, None) if converted is None else (converted, profile)
+
+    def _save(
+        self, image: Image.Image, kind: str, profile: bytes | None, options: dict[str, Any], lossless: bool = False
+    ) -> bytes:
         if kind == "tiff":
             return _tiff(np.atleast_3d(np.asarray(image)), profile, options, inks=image.mode == "CMYK")
         options |= {"icc_profile": profile} if profile is not None else {}
-        options |= {"quality": self.quality, "lossless": self.quality == 100} if kind in ("jpeg", "webp") else {}
+        lossless |= self.quality == 100
+        # Exact: also the colours of pixels that are transparent.
+        options |= (
+            {"quality": self.quality, "lossless": lossless, "exact": lossless} if kind in ("jpeg", "webp") else {}
+        )
         encoded = io.BytesIO()
         try:
             image.save(encoded, format=kind.upper(), **options)
         except (OSError, ValueError) as error:
-            raise ImageWriteError(f"{' '.join(str(error).split())}: choose --format png") from error
+            raise _write_error(error) from error
         return encoded.getvalue()
 
 
-def _colours(
-    image: Image.Image, original: Original, kind: str, keep: bool, deep: bool
-) -> tuple[Image.Image, bytes | None]:
-    """The image in the colours of the original, as far as the format holds them, and the profile to embed."""
-    if deep:
-        return image, _fitting_profile(original)
-    if original.inks and kind in ("jpeg", "tiff"):
-        inks = to_inks(image, original.profile) if keep and original.profile is not None else None
-        return (image.convert("CMYK"), None) if inks is None else (inks, original.profile)
-    converted = from_srgb(image, original.profile) if keep and original.profile is not None else None
-    return (image, None) if converted is None else (converted, original.profile)
+def _write_error(error: Exception) -> ImageWriteError:
+    return ImageWriteError(f"{' '.join(str(error).split())}: choose --format png")
 
 
-def _fitting_profile(original: Original) -> bytes | None:
-    """The profile of an image whose colours were not converted, if it is one for grey or for RGB, as the image is."""
-    space = b"GRAY" if original.grey else b"RGB "
-    return original.profile if original.profile is not None and original.profile[16:20] == space else None
+def _to_image(values: np.ndarray, kind: str, inks: bool = False) -> Image.Image:
+    """Levels (H, W, bands) as an image of 8 bits, without transparency if the format holds none."""
+    if values.dtype == np.uint16:
+        values = np.rint(values / 257).astype(np.uint8)
+    if inks:
+        return Image.frombytes("CMYK", values.shape[1::-1], values.tobytes())
+    image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+    if kind == "jpeg" and image.mode.endswith("A"):
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert(image.mode[:-1])
+    return image
 
 
 def _deep_png(values: np.ndarray, profile: bytes | None, options: dict[str, Any]) -> bytes:

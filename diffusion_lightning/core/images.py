@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from diffusion_lightning.core.colour import ColourProfileError, png_profile, to_srgb
+from diffusion_lightning.core.colour import ColourProfileError, embedded_profile, to_srgb
 from diffusion_lightning.core.files import is_special, marks, warn_once
 from diffusion_lightning.core.finite import check_finite
 
@@ -60,7 +60,7 @@ def _round_levels(images: Tensor) -> Tensor:
     """The grey levels 0 … 255 of images in [-1, 1] as floating point numbers."""
     # Half precision has too few bits to round 127.5 x + 127.5 correctly.
     wide = images if images.dtype == torch.float64 else images.float()
-    return (wide * 127.5 + 127.5).round().clamp(0, 255)
+    return (wide * 127.5).add_(127.5).round_().clamp_(0, 255)  # in place, as images may be large
 
 
 def to_levels(images: Tensor, deep: bool) -> Tensor:
@@ -95,7 +95,7 @@ def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     if top is None:
         raise TypeError(f"from_uint8 takes uint8 images, got {images.dtype}")
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return ((2 * images.to(wide) - top) / top).to(dtype)
+    return images.to(wide).mul_(2).sub_(top).div_(top).to(dtype)  # in place, as images may be large
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -241,8 +241,7 @@ def convert_colours(image: Image.Image, info: dict[Any, Any], path: str | Path) 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     try:
-        # Pillow sets None if the profile cannot be unpacked.
-        profile = info["icc_profile"] or b"" if "icc_profile" in info else png_profile(info)
+        profile = embedded_profile(info)
         return image if profile is None else to_srgb(image, profile)
     except ColourProfileError as error:
         warn_once(f"{path}: its colour profile is left out, its colours are taken as sRGB: {error}")

@@ -2,7 +2,8 @@
 
 Kept aside are the bit depth, transparency, the colours that a network of grey images does not see, the colour profile
 and the metadata. The network gets the colours of sRGB, as ``read_image`` reads them; an image of 16 bits stays in the
-colours of its profile, because the conversion is one of 8 bits.
+colours of its profile, because the conversion is one of 8 bits. As the conversion cannot be undone exactly, the colours
+before it are kept too, for an image whose severity is 0.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from diffusion_lightning.core.colour import ColourProfileError, embedded_profile
 from diffusion_lightning.core.files import is_special
 from diffusion_lightning.core.images import (
     check_readable,
@@ -28,6 +30,9 @@ from diffusion_lightning.core.images import (
 ORIENTATION = 0x0112
 LUMA = np.array((0.299, 0.587, 0.114))
 """ITU-R 601, as in Pillow's conversion to grey."""
+
+ROWS = 256
+"""Rows of an image that are converted at once: intermediate results need many times the memory of its levels."""
 
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)
 """Tags of a TIFF that say what the image shows, by whom and when; the others describe how its pixels are stored."""
@@ -54,7 +59,8 @@ class Original:
         colours: (H, W, 3), where the file has colours and the network has not.
         alpha: The transparency (H, W), where the file has one.
         inks: Whether the file is in CMYK.
-        profile: The ICC profile.
+        own: (H, W, 1 to 4) with the transparency, in the colours of the file, where those of ``levels`` are others.
+        profile: The ICC profile, or that of the gamma and primaries of a PNG.
         exif: The metadata, without the orientation, which has been applied.
         dpi: The resolution for printing.
     """
@@ -64,6 +70,7 @@ class Original:
     colours: np.ndarray | None = None
     alpha: np.ndarray | None = None
     inks: bool = False
+    own: np.ndarray | None = None
     profile: bytes | None = None
     exif: Image.Exif | None = None
     dpi: tuple[float, float] | None = None
@@ -77,15 +84,31 @@ class Original:
         Returns:
             (H, W, 1 to 4), uint8 or uint16: grey or colours, then transparency if the original has some.
         """
-        deep, colours = self.levels.dtype == torch.uint16, restored[:3]
+        starts = range(0, restored.shape[1], ROWS)
+        return np.concatenate([self._put_back_rows(restored, slice(start, start + ROWS)) for start in starts])
+
+    def _put_back_rows(self, restored: Tensor, rows: slice) -> np.ndarray:
+        restored, levels = restored[:, rows], self.levels[:, rows]
+        deep, colours = levels.dtype == torch.uint16, restored[:3]
         if self.grey and len(restored) >= 3:
             colours = (colours.double() * torch.from_numpy(LUMA)[:, None, None]).sum(0, keepdim=True)
         values = _array(to_levels(colours, deep))
         if self.colours is not None:  # which keep their differences from grey, as in YCbCr
-            change = values.astype(np.int32) - _array(self.levels)
-            values = (self.colours + change).clip(0, 65535 if deep else 255).astype(values.dtype)
-        alpha = self.alpha if len(self.levels) < 4 or self.alpha is None else _array(to_levels(restored[3:], deep))
-        return values if alpha is None else np.dstack([values, alpha])
+            change = values.astype(np.int32) - _array(levels)
+            values = (self.colours[rows] + change).clip(0, 65535 if deep else 255).astype(values.dtype)
+        if self.alpha is None:
+            return values
+        return np.dstack([values, self.alpha[rows] if len(levels) < 4 else _array(to_levels(restored[3:], deep))])
+
+    def fitting_profile(self) -> bytes | None:
+        """The profile, if it is one for the file's kind of colours: it may be for others, or damaged."""
+        space = b"CMYK" if self.inks else b"GRAY" if self.grey else b"RGB "
+        return self.profile if self.profile is not None and self.profile[16:20] == space else None
+
+    def unchanged(self) -> np.ndarray:
+        """What ``put_back`` returns if the network changes nothing."""
+        values = _array(self.levels[:1] if self.grey else self.levels[:3]) if self.colours is None else self.colours
+        return values if self.alpha is None else np.dstack([values, self.alpha])
 
 
 def header_size(path: str | Path) -> tuple[int, int]:
@@ -123,7 +146,8 @@ def read_original(path: str | Path, channels: int = 3, first_frame: bool = False
             image.load()
             values = _read_deep(image, file) if many_bits else None
             found = _read_shallow(image, path, channels) if values is None else _split_deep(values, channels)
-            found.profile = image.info.get("icc_profile") or None
+            with suppress(ColourProfileError):
+                found.profile = embedded_profile(image.info) or None
             found.exif, found.dpi = _metadata(image)
             return found
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data, SyntaxError included
@@ -138,16 +162,29 @@ def _open(path: str | Path) -> BinaryIO:
 
 def _read_shallow(image: Image.Image, path: str | Path, channels: int) -> Original:
     """An image of 8 bits, or of a depth that is read as 8 bits."""
-    upright = to_eight_bits(ImageOps.exif_transpose(image), image.format)
+    turned = image.getexif().get(ORIENTATION) in _UPRIGHT
+    upright = to_eight_bits(ImageOps.exif_transpose(image) if turned else image, image.format)
     srgb = convert_colours(upright, image.info, path)
-    alpha = np.asarray(srgb.convert("RGBA").getchannel("A")) if srgb.has_transparency_data else None
-    straight = srgb if alpha is None else srgb.convert("RGBA").convert("RGB")
     grey = upright.mode in ("1", "L", "LA")
-    if grey and straight.mode == "1":
-        straight = straight.convert("L")
-    values = np.atleast_3d(np.asarray(straight.convert("L" if grey else "RGB")))
-    luma = None if grey else np.atleast_3d(np.asarray(straight.convert("RGB").convert("L")))
-    return _arrange(values, luma, alpha, channels, image.mode == "CMYK")
+    values, alpha = _split_alpha(srgb, "L" if grey else "RGB")
+    luma = None if grey or channels > 1 else np.asarray(Image.fromarray(values).convert("L"))[..., None]
+    found = _arrange(values, grey, luma, alpha, channels)
+    found.inks = upright.mode == "CMYK"
+    if found.inks or (srgb is not upright and upright.mode != "LAB"):
+        own, _ = _split_alpha(upright, "CMYK" if found.inks else "L" if grey else "RGB")
+        if found.inks or not np.array_equal(own, values):
+            found.own = own if alpha is None else np.dstack([own, alpha])
+    return found
+
+
+def _split_alpha(image: Image.Image, mode: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The levels (H, W, bands) of an image in a mode without transparency, and the transparency if it has some."""
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+        image = image.convert("RGB")
+    return np.atleast_3d(np.asarray(image if image.mode == mode else image.convert(mode))), alpha
 
 
 def _read_deep(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
@@ -172,22 +209,23 @@ def _read_deep(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
 def _split_deep(values: np.ndarray, channels: int) -> Original:
     alpha = values[..., -1] if values.shape[2] in (2, 4) else None
     values = values if alpha is None else values[..., :-1]
-    luma = np.rint(values @ LUMA).astype(np.uint16)[..., None] if values.shape[2] == 3 else None
-    return _arrange(values, luma, alpha, channels, inks=False)
+    grey = values.shape[2] == 1
+    luma = None if grey or channels > 1 else np.rint(values @ LUMA).astype(np.uint16)[..., None]
+    return _arrange(values, grey, luma, alpha, channels)
 
 
 def _arrange(
-    values: np.ndarray, luma: np.ndarray | None, alpha: np.ndarray | None, channels: int, inks: bool
+    values: np.ndarray, grey: bool, luma: np.ndarray | None, alpha: np.ndarray | None, channels: int
 ) -> Original:
-    """What goes to a network of so many channels; ``luma`` is that of colours, None of a grey image."""
-    seen = values if channels == 1 else np.broadcast_to(values, (*values.shape[:2], 3))
-    if channels == 1 and luma is not None:
-        seen = luma
+    """What goes to a network of so many channels; ``luma`` is what one of grey images gets from colours."""
+    seen = values if luma is None else luma
+    if channels > 1:
+        seen = np.broadcast_to(values, (*values.shape[:2], 3))
     if channels == 4:
         opaque = np.full(values.shape[:2], np.iinfo(values.dtype).max, values.dtype)
         seen = np.dstack([seen, opaque if alpha is None else alpha])
     levels = torch.from_numpy(np.array(seen.transpose(2, 0, 1), order="C"))
-    return Original(levels, luma is None, values if channels == 1 and luma is not None else None, alpha, inks=inks)
+    return Original(levels, grey, None if luma is None else values, alpha)
 
 
 def _metadata(image: Image.Image) -> tuple[Image.Exif | None, tuple[float, float] | None]:

@@ -1,6 +1,7 @@
 """The Fréchet distance between two sets of images in a network's features (FID, Heusel et al., 1706.08500)."""
 
 import warnings
+from pathlib import Path
 from typing import Self
 from urllib.error import URLError
 
@@ -10,6 +11,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffusion_lightning.core.images import to_uint8
 from diffusion_lightning.metrics.base import nan_where_not_finite
+
+WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+"""The file of the weights as torch-fidelity downloads it."""
 
 
 class InceptionV3(nn.Module):
@@ -28,6 +32,10 @@ class InceptionV3(nn.Module):
         super().__init__()
         self.weights_path = weights_path
         self.network: nn.Module | None = None
+
+    def weights_file(self) -> Path:
+        """Where the weights lie, if they are there: at ``weights_path``, or in torch hub's cache."""
+        return Path(self.weights_path or Path(torch.hub.get_dir(), "checkpoints", WEIGHTS))
 
     def prepare(self, cache_dir: str = "") -> None:
         """Load the weights; ``cache_dir`` is not used.

@@ -1,5 +1,6 @@
 """LPIPS, the perceptual distance of two images in a network's features (Zhang et al., 1801.03924)."""
 
+from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
 
@@ -32,6 +33,10 @@ class LPIPSNetwork(nn.Module):
         self.net: Literal["alex", "vgg", "squeeze"] = net
         self.network: nn.Module | None = None
 
+    def weights_file(self) -> Path:
+        """Where the weights lie in torch hub's cache, if they are there."""
+        return Path(torch.hub.get_dir(), "checkpoints", WEIGHTS[self.net])
+
     def prepare(self, cache_dir: str = "") -> None:
         """Load the weights from torch hub's cache, or download them into it; ``cache_dir`` is not used.
 
@@ -46,7 +51,7 @@ class LPIPSNetwork(nn.Module):
         except (URLError, OSError) as error:
             raise FileNotFoundError(
                 f"LPIPS needs torchvision's ImageNet weights ({error}): download {WEIGHTS[self.net]} on a machine "
-                f"with internet access and put it into {torch.hub.get_dir()}/checkpoints, or leave the metric out"
+                f"with internet access and put it into {self.weights_file().parent}, or leave the metric out"
             ) from error
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class Sampler(KeepsArguments, ABC):
         self.check(degradation)
         params = dict(params or {})
         if self.fixed_noise and degradation.noisy:
-            params.setdefault("noise", torch.zeros_like(x))
+            params.setdefault("noise", x.new_zeros(()).expand_as(x))  # which takes no memory
         times = self.times(degradation, t_start)
         state = SamplerState(denoise_fn, degradation, params, generator, self.fixed_noise, len(times) - 1)
         for t, s in itertools.pairwise(times):

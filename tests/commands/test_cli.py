@@ -262,7 +262,7 @@ BAD = {
     "an input folder without images": ([*RESTORE, "--input=../empty"], 1, ["../empty"]),
     "an input that is not an image": ([*RESTORE, "--input=../text.ckpt"], 1, ["../text.ckpt"]),
     "a corrupt input": ([*RESTORE, "--input=../corrupt/image_03.png"], 1, ["../corrupt/image_03.png"]),
-    "no severity": ([*RESTORE, "--input=../rgb", "--severity=0"], 1, ["severity=0.0", "(0, 1]"]),
+    "no severity": ([*RESTORE, "--input=../rgb", "--severity=-0.1"], 1, ["severity=-0.1", "[0, 1]"]),
     "a severity of NaN": ([*RESTORE, "--input=../rgb", "--severity=.nan"], 2, ["--severity", "nan"]),
     "images onto themselves": ([*RESTORE, "--input=../rgb", "--output=../rgb"], 1, ["image_00.png", "--output"]),
     "no prior": (

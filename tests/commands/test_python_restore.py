@@ -48,6 +48,12 @@ def test_integers_are_restored_to_integers() -> None:
     assert restore(module, from_uint8(x).half()).dtype == torch.float16
 
 
+def test_images_of_severity_0_stay_as_they_are() -> None:
+    module, x = trained(), random_images()
+    for images in (x, to_uint8(x), to_uint8(x).to(torch.int32).mul(251).to(torch.uint16)):
+        assert torch.equal(restore(module, images, 0.0), images)
+
+
 def test_files_are_restored_as_by_the_command(tmp_path: Path, checkpoint: Path) -> None:
     paths = write_images(tmp_path / "in", 2, mode="L")
     run(tmp_path, "restore", "--ckpt_path", checkpoint, "--input=in", "--output=out", *QUIET)
@@ -74,8 +80,8 @@ def test_bad_arguments_say_what_to_give(tmp_path: Path) -> None:
     module, x = trained(), random_images()
     with pytest.raises(ValueError, match=r"\(5, 3, 8, 8\): the model restores images of 1 channel\(s\), \(B, 1, H, W"):
         restore(module, x.expand(5, 3, 8, 8))
-    with pytest.raises(ValueError, match=r"0\.0.*\(0, 1\]"):
-        restore(module, x, 0.0)
+    with pytest.raises(ValueError, match=r"severity=1\.5.*\[0, 1\]"):
+        restore(module, x, 1.5)
     with pytest.raises(TypeError, match="restore got output, which are options of files, with a tensor"):
         restore(module, x, output="out")
     with pytest.raises(FileNotFoundError, match=r"no\.ckpt"):

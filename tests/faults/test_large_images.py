@@ -2,7 +2,9 @@
 
 import re
 import warnings
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from helpers.conditional_modules import conditional_module
 from helpers.runs import DEBUG, QUIET, Stored, Tiny, blur, fail, pixels_of, run, tiny_module, write_images
 from rich.progress import Progress
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.commands.base import SamplingProgress
@@ -268,3 +271,45 @@ def test_the_progress_bar_counts_images_and_those_left_out() -> None:
         found.append(bar.tasks[0].description)
     assert found == [f"{n} of 4 images" for n in (0, 1, 1, 2, 3)]
     assert bar.tasks[0].completed == 9
+
+
+def test_images_of_lower_severity_count_as_much_as_others() -> None:
+    bar = Progress(disable=True)
+    progress = SamplingProgress(bar, total=12, nfe_per_step=1, talks=False, steps=3)
+    for images, times in ((1, (0.25,)), (2, ()), (1, (1.0, 0.5, 0.25))):
+        for t in times:
+            progress.on_step(Step(t, torch.zeros(images, 1, 8, 8), torch.zeros(images, 1, 8, 8)))
+        progress.finish(images)
+    assert bar.tasks[0].completed == 12
+    assert bar.tasks[0].description == "4 of 4 images"
+
+
+class WholeImages(TorchDispatchMode):
+    """Counts the floating point images of a shape (C, H, W) that are in memory, at most; views of one are one."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape, self.most = shape, 0
+        self.alive: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **kwargs or {})
+        if isinstance(result, Tensor) and result.is_floating_point() and result.shape[-3:] == self.shape:
+            self.alive.append(weakref.ref(result))
+            held = [x for reference in self.alive if (x := reference()) is not None]
+            self.alive = [weakref.ref(x) for x in held]
+            whole = {x.data_ptr() for x in held if x.untyped_storage().nbytes() >= x.numel() * x.element_size()}
+            self.most = max(self.most, len(whole))
+        return result
+
+
+def test_restoring_in_one_step_holds_a_large_image_twice(tmp_path: Path) -> None:
+    """As x_t and as x̂_0: no copy is made for the conversions, for the noise of x_t, or for the file."""
+    module = tiny_module(denoiser=network(channels=3), degradation=blur(noise_floor=0.01), sampler=Direct())
+    module.prior.fit(Stored(4, (3, 8, 8)).clean_images("train", 4), module.degradation)
+    write_images(tmp_path / "in", 1, size=(320, 288))
+    trainer = DiffusionTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    with WholeImages(3, 320, 288) as images:
+        trainer.restore(module, str(tmp_path / "in"), output=str(tmp_path / "out"), tile=64)
+    assert pixels_of(tmp_path / "out/image_00.png").shape == (320, 288, 3)
+    assert images.most == 2
