@@ -12,11 +12,6 @@ from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, print_coverage, samples_folder, stochastic
-    SampleFiles,
-    SamplesWriter,
-    samples_folder,
-    stochastic,
-)
 from diffusion_lightning.commands.scores import ReferenceScores, find_references
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
