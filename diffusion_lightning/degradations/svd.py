@@ -36,13 +36,13 @@ class Factors(NamedTuple):
         Raises:
             TypeError: The product has none: it consists of a mask and a matrix along rows or columns.
         """
-        *matrices, mask = (_product(*pair) for pair in zip(following, self, strict=True))
-        if mask is not None and (matrices[1] is not None or matrices[2] is not None):
+        product = Factors(*(_product(*pair) for pair in zip(following, self, strict=True)))
+        if product.mask is not None and (product.rows is not None or product.columns is not None):
             raise TypeError(
                 "a mask composed with a blur or a pixelation has no singular value decomposition in factors: use a "
                 "method without one, such as MMPS"
             )
-        return Factors(*matrices, mask)
+        return product
 
 
 class SVD:
@@ -62,12 +62,11 @@ class SVD:
     """
 
     def __init__(self, factors: Factors, shape: tuple[int, int, int]) -> None:
-        given = next((factor for factor in factors if factor is not None), None)
         self._left: list[Tensor | None] = []
         self._right: list[Tensor | None] = []
-        batch = max((len(factor) for factor in factors if factor is not None), default=1)
-        like = torch.empty(0) if given is None else given
-        values = torch.ones(batch, *shape, dtype=torch.float64, device=like.device)
+        given = [factor for factor in factors if factor is not None]
+        device = given[0].device if given else None
+        values = torch.ones(max(map(len, given), default=1), *shape, dtype=torch.float64, device=device)
         for axis, matrix in enumerate(factors[:3]):
             if matrix is None:
                 self._left.append(None)
