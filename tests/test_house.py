@@ -21,6 +21,7 @@ FOLDERS = {
     "priors": "core degradations",
     "samplers": "core degradations",
     "metrics": "core degradations data",
+    "inverse": "core degradations samplers",
     "modules": "core degradations objectives conditioning guidance priors samplers",
     "callbacks": "core degradations data metrics modules samplers",
     "commands": "core data guidance metrics modules samplers callbacks",
