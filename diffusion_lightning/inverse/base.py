@@ -125,9 +125,8 @@ class ConditionedDenoiser:
         self.method = method
         self.prior = as_prediction(denoise_fn)
         self.degradation = degradation
-        with torch.inference_mode(
-            False
-        ):  # Lightning predicts in inference mode, whose tensors cannot be differentiated
+        # Lightning predicts in inference mode, whose tensors cannot be differentiated.
+        with torch.inference_mode(False):
             params = {name: value.clone() for name, value in params.items()}
             self.measurement = Measurement(method.measurement, method.severity, params, y.clone())
         self._checked = False
