@@ -23,7 +23,7 @@ class DiffPIR(Posterior):
 
     differentiates = False
 
-    def __init__(self, measurement: Operator, severity: float = 1.0, noise: float = 0.0, weight: float = 7.0) -> None:
+    def __init__(self, measurement: Operator, severity: float = 1.0, noise: float = 0.0, weight: float = 1.0) -> None:
         super().__init__(measurement, severity, noise)
         if not 0 < weight < float("inf"):
             raise ValueError(f"weight={weight}: the weight of the denoiser must be positive and finite")
