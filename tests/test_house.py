@@ -22,9 +22,9 @@ FOLDERS = {
     "samplers": "core degradations",
     "metrics": "core degradations data",
     "inverse": "core degradations samplers",
-    "modules": "core degradations objectives conditioning guidance priors samplers",
+    "modules": "core degradations objectives conditioning guidance priors samplers inverse",
     "callbacks": "core degradations data metrics modules samplers",
-    "commands": "core data guidance metrics modules samplers callbacks",
+    "commands": "core degradations data guidance metrics modules samplers inverse callbacks",
 }
 """The folders from the ground up, and those that each of them imports: no others, and all of them.
 

@@ -17,9 +17,11 @@ from diffusion_lightning.commands.comparison import (
 )
 from diffusion_lightning.commands.contact_sheet import write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
+from diffusion_lightning.commands.posterior import Method, choose_posterior, describe_posterior, summary
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
+from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
 from diffusion_lightning.samplers import Direct, Sampler
@@ -35,6 +37,9 @@ def restore(
     severity: float | str | None = None,
     sampler: Sampler | None = None,
     steps: int | None = None,
+    method: Method = "cold",
+    measurement: Degradation | None = None,
+    noise: float | Literal["auto"] = 0.0,
     seed: int = 0,
     batch_size: int = 16,
     tile: Tile = "auto",
@@ -61,6 +66,10 @@ def restore(
             such as 0.2,0.4,0.6, give one sheet of an image restored from each, to choose from.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
+        method: cold, for the model's own degradation; or, with a model of GaussianNoise, for another one: mmps, pigdm,
+            diffpir (linear), ddrm, ddnm (blur, pixelation, desaturation, mask), repaint (mask), dps (differentiable).
+        measurement: The degradation of the images for these methods, such as Pixelate, to --severity.
+        noise: Standard deviation of the images' noise for these methods, in [-1, 1], or `auto`.
         seed: Random seed, for samplers that add noise.
         batch_size: Images of equal size restored at once per device, fewer where they are large.
         tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
@@ -84,10 +93,16 @@ def restore(
     source, folder = Path(input), Path(output)
     file_format = FileFormat(format, quality, metadata)
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder)])
-    start = choose_severity(severity, module)
+    posterior = choose_posterior(method, measurement, noise, severity, steps, paths, module)
+    if posterior is not None:
+        own = module.sampling.sampler if sampler is not None else posterior.suited(module.sampling.sampler)
+        module.sampling = module.sampling.replace(posterior=posterior, sampler=own)
+    start = choose_severity(severity, module) if posterior is None else 1.0
     if isinstance(start, list):
         return write_contact_sheets(trainer, module, paths, names, start, output, overwrite)
     made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision)
+    if posterior is not None:
+        made_from += describe_posterior(posterior)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
     page = ComparisonPage(folder, len(paths), overwrite) if compare else None
     references = {} if reference is None else find_references(Path(reference), files)
@@ -95,8 +110,9 @@ def restore(
     if trainer.is_global_zero:
         files.begin()
         degradation = type(module.degradation).__name__
-        at = "its estimated severity" if start == "auto" else f"t = {start:g}"
-        text = f"Restoring {len(paths)} image(s) from {degradation} at {at} with {module.sampling.sampler}"
+        at = f"{degradation} at " + ("its estimated severity" if start == "auto" else f"t = {start:g}")
+        how = at if posterior is None else summary(posterior)
+        text = f"Restoring {len(paths)} image(s) from {how} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
     trainer.sample_to_files(module, inputs, RestorationWriter(files, inputs))
     if start == "auto":

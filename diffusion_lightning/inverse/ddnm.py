@@ -5,6 +5,8 @@ from torch import Tensor
 
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.inverse.base import Estimate, Posterior
+from diffusion_lightning.samplers.base import Sampler
+from diffusion_lightning.samplers.ddim import DDPM
 
 
 class DDNM(Posterior):
@@ -36,3 +38,7 @@ class DDNM(Posterior):
         level = append_dims(estimate.degradation.noise_level(estimate.t.double()), values)
         gains = torch.where(svd.nonzero(), (level / self.noise).clamp(max=1 / values), 0.0)
         return x0 + svd.V(gains.to(x0) * svd.Ut(residual))
+
+    def suited(self, sampler: Sampler) -> Sampler:
+        """``DDPM``."""
+        return DDPM(sampler.steps, sampler.spacing)

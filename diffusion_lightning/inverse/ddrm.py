@@ -10,14 +10,15 @@ from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse.base import ConditionedDenoiser, Estimate, Posterior
 from diffusion_lightning.inverse.fresh_noise import FreshNoise
 from diffusion_lightning.inverse.measurement import Measurement, Operator
-from diffusion_lightning.samplers.base import SamplerState, alpha_at, sigma_at
+from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, sigma_at
 
 
 class DDRM(Posterior):
     """x̂_0 whose singular components are those of y where the noise of y is at most that of x_t: σ_y/s_i ≤ σ_t/α_t.
 
-    Any sampler can use this denoiser. The paper's own rule also replaces the noise of x_t by that of y: it is the
-    sampler ``DDRMSteps``, which needs this denoiser.
+    Any sampler can use this denoiser, which leaves out components whose noise σ_y/s_i exceeds 1, the images' range.
+    The paper's own rule also replaces the noise of x_t by that of y: it is the sampler ``DDRMSteps``, which needs this
+    denoiser.
 
     Args:
         measurement: A: blur, pixelation, desaturation, a mask, or a composition that has singular values.
@@ -49,11 +50,15 @@ class DDRM(Posterior):
     def correct(self, estimate: Estimate) -> Tensor:
         """The prediction with components of y."""
         components = SingularComponents(estimate.measurement, estimate.x0, self.noise)
-        level = append_dims(estimate.degradation.noise_level(estimate.t.double()), estimate.x0)
+        level = append_dims(estimate.degradation.noise_level(estimate.t.double()).clamp(max=1), estimate.x0)
         known = components.known & (components.noise <= level)
         prior = components.Vt(estimate.x0)
         mixed = torch.lerp(prior, components.y, self.eta_b)
         return components.V(torch.where(known, mixed, prior))
+
+    def suited(self, sampler: Sampler) -> Sampler:
+        """``DDRMSteps``."""
+        return DDRMSteps(sampler.steps, spacing=sampler.spacing)
 
 
 class SingularComponents:

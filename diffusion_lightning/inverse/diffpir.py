@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.inverse.base import Estimate, Posterior
+from diffusion_lightning.inverse.fresh_noise import FreshNoise
 from diffusion_lightning.inverse.measurement import Operator
+from diffusion_lightning.samplers.base import Sampler
 
 
 class DiffPIR(Posterior):
@@ -35,3 +37,7 @@ class DiffPIR(Posterior):
         level = estimate.degradation.noise_level(estimate.t.double())
         ratio = torch.where(level > 0, self.weight * (self.noise / level) ** 2, 0.0)
         return x0 + measurement.solve(measurement.residual(x0), ratio, x0)
+
+    def suited(self, sampler: Sampler) -> Sampler:
+        """``FreshNoise`` with ζ = 0.3."""
+        return FreshNoise(sampler.steps, 0.3**0.5, sampler.spacing)

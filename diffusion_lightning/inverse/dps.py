@@ -7,6 +7,8 @@ from diffusion_lightning.core.tables import append_dims, to_grid
 from diffusion_lightning.degradations.posterior import posterior
 from diffusion_lightning.inverse.base import Estimate, Posterior
 from diffusion_lightning.inverse.measurement import Operator
+from diffusion_lightning.samplers.base import Sampler
+from diffusion_lightning.samplers.ddim import DDPM
 
 
 class DPS(Posterior):
@@ -54,3 +56,7 @@ class DPS(Posterior):
         norm = residual.flatten(1).norm(dim=1).double()
         length = torch.where(norm > 0, 2 * self.scale / (weight * norm), 0.0)
         return x0 + append_dims(length, x0) * estimate.vjp(measurement.adjoint(residual, x0))
+
+    def suited(self, sampler: Sampler) -> Sampler:
+        """``DDPM``, at equally spaced times."""
+        return DDPM(self.steps)

@@ -1,6 +1,5 @@
 """Pseudo-inverse guidance, ΠGDM (Song et al., ICLR 2023): the likelihood of y with one variance for all of x_0."""
 
-import torch
 from torch import Tensor
 
 from diffusion_lightning.core.tables import append_dims
@@ -33,8 +32,7 @@ class PiGDM(Posterior):
     def correct(self, estimate: Estimate) -> Tensor:
         """The prediction with the gradient of the likelihood of y."""
         x0, measurement = estimate.x0, estimate.measurement
-        alpha, sigma = estimate.levels()
-        variance = self.data_variance * sigma**2 / (self.data_variance * alpha**2 + sigma**2)  # r_t²
-        weight = torch.where(alpha > 0, sigma**2 / (alpha * variance), 0.0)
+        level = estimate.degradation.noise_level(estimate.t.double())
+        variance = 1 / (1 / self.data_variance + 1 / level**2)  # r_t²
         explained = measurement.solve(measurement.residual(x0), self.noise**2 / variance, x0)
-        return x0 + append_dims(weight, x0) * estimate.vjp(explained)
+        return x0 + estimate.covariance(explained / append_dims(variance, x0), self.data_variance)

@@ -7,7 +7,7 @@ from diffusion_lightning.core import rng
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.inverse.base import ConditionedDenoiser, Estimate, Posterior
 from diffusion_lightning.inverse.measurement import Measurement, Operator
-from diffusion_lightning.samplers.base import SamplerState, alpha_at, sigma_at
+from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, sigma_at
 from diffusion_lightning.samplers.ddim import DDPM
 from diffusion_lightning.samplers.spacing import StepSpacing
 
@@ -41,6 +41,10 @@ class RePaint(Posterior):
         """The known pixels of y, and the others of x̂_0."""
         known, y = known_pixels(estimate.measurement, estimate.x0, self.threshold)
         return torch.where(known, y, estimate.x0)
+
+    def suited(self, sampler: Sampler) -> Sampler:
+        """``RePaintSteps``."""
+        return RePaintSteps(sampler.steps, spacing=sampler.spacing)
 
 
 def known_pixels(measurement: Measurement, like: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

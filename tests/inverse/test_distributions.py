@@ -51,7 +51,7 @@ def test_samples_of_mmps_have_the_moments_of_the_posterior(value):
     oracle, y = one_gaussian(), torch.full((1, 1, 1, 1), value, dtype=torch.float64)
     mean, covariance = mixture_moments(posterior_of(oracle, sum_of_pixels, y, SIGMA_Y))
     sampled = moments(sample(oracle, MMPS(sum_of_pixels, noise=SIGMA_Y), Heun(40, spacing=QuadraticSpacing()), y))
-    assert (sampled[0] - mean).abs().max() < 0.001
+    assert (sampled[0] - mean).abs().max() < 0.003
     assert (sampled[1] - covariance).abs().max() < 0.01 * covariance.max()
 
 
