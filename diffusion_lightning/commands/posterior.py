@@ -9,6 +9,7 @@ import torch
 from diffusion_lightning.core.images import from_uint8, read_image
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse import DDNM, DDRM, DPS, MMPS, DiffPIR, PiGDM, Posterior, RePaint
+from diffusion_lightning.inverse.noise_level import estimate_noise
 from diffusion_lightning.modules.restoration import RestorationModule
 
 Method = Literal["cold", "mmps", "pigdm", "ddrm", "ddnm", "diffpir", "repaint", "dps"]
@@ -77,7 +78,7 @@ def choose_posterior(
         raise ValueError(f"--severity {severity}: --method {method} needs one number, the severity of --measurement")
     sigma = _estimate_noise(paths, module.image_shape[0]) if noise == "auto" else noise
     arguments = {"steps": steps or DPS_STEPS} if method == "dps" else {}
-    if method != "repaint":  # which takes y as it is, and refuses noise
+    if method != "repaint" and sigma >= 0:  # RePaint takes y as it is
         sigma = max(sigma, ROUNDING)
     posterior = METHODS[method](measurement, 1.0 if severity is None else severity, sigma, **arguments)
     _try(posterior, module)
@@ -112,10 +113,7 @@ def _try(posterior: Posterior, module: RestorationModule) -> None:
 
 def _estimate_noise(paths: Sequence[Path], channels: int) -> float:
     """The mean of estimates of σ_y for the first images, in [-1, 1]."""
-    from skimage.restoration import estimate_sigma  # importing it takes a second
-
-    images = [from_uint8(read_image(path, channels)).double().numpy() for path in paths[:MAX_ESTIMATES]]
-    estimates = [float(estimate_sigma(image, average_sigmas=True, channel_axis=0)) for image in images]
+    estimates = [estimate_noise(from_uint8(read_image(path, channels))[None]).item() for path in paths[:MAX_ESTIMATES]]
     return sum(estimates) / len(estimates)
 
 

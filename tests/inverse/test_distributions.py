@@ -89,7 +89,7 @@ def test_the_bias_of_dps_and_diffpir_is_as_documented(method, sampler, mean, var
 
 
 @pytest.mark.parametrize("eta_b", [1.0, 0.6])
-def test_the_variance_of_ddrm_is_that_of_the_degradation_in_its_three_cases(eta_b):
+def test_the_variance_of_ddrm_is_right_in_its_three_cases(eta_b):
     """With x̂_0 = x_0, x_s − α_s x_0 has the variance σ_s², whether a component is unknown, noisy or precise."""
     shape, number, sigma_y = (1, 1, 6), 40_000, 0.4
     operator = Pixelate(steps=1)
