@@ -20,11 +20,11 @@ FOLDERS = {
     "guidance": "core degradations",
     "priors": "core degradations",
     "samplers": "core degradations",
-    "inverse": "core degradations",
+    "inverse": "core degradations samplers",
     "metrics": "core degradations data",
     "modules": "core degradations objectives conditioning guidance priors samplers inverse",
     "callbacks": "core degradations data metrics modules samplers",
-    "commands": "core data guidance inverse metrics modules samplers callbacks",
+    "commands": "core degradations data guidance metrics modules samplers inverse callbacks",
 }
 """The folders from the ground up, and those that each of them imports: no others, and all of them.
 

@@ -154,6 +154,7 @@ def _metavar(parameter: inspect.Parameter) -> str:
         "tile": "auto|off|N",
         "metadata": "keep|strip",
         "frames": "refuse|first",
+        "noise": "SIGMA|auto",
         "reference": "PATH",
     }
     kinds: dict[Any, str] = {

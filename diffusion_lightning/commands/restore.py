@@ -10,11 +10,13 @@ from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.commands.comparison import ComparisonPage, comparison_folder
 from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
+from diffusion_lightning.commands.posterior import Method, choose_posterior, describe_posterior, summary
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, print_coverage, samples_folder, stochastic
 from diffusion_lightning.commands.scores import ReferenceScores, find_references
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
+from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse.consistency import has_consistency
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile, choose_tiling
@@ -31,6 +33,9 @@ def restore(
     severity: float | str | None = None,
     sampler: Sampler | None = None,
     steps: int | None = None,
+    method: Method = "cold",
+    measurement: Degradation | None = None,
+    noise: float | Literal["auto"] = 0.0,
     seed: int = 0,
     batch_size: int = 16,
     tile: Tile = "auto",
@@ -53,32 +58,28 @@ def restore(
         input: An image file, or a folder of images, of any sizes; subfolders are searched too.
         datamodule: Not used; `--data` is accepted for any command.
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
-        output: Folder for the restored images, with the names, sizes, bit depths, transparency and colour profiles of
-            the originals, and for results.csv, which says what became of each file.
-        severity: Severity t of the images, from 0 to 1: 1 is the end of the degradation, 0.5 is half-way, and an image
-            of 0 comes back with the same pixels; or `auto`: estimated for every image, the default where the model has
-            a severity estimator, else 1. Several, such as 0.2,0.4,0.6, give one sheet of an image restored from each,
-            to choose from.
+        output: Folder for the restored images, under the names of the originals, and for results.csv.
+        severity: Severity t from 0, intact, to 1, the end of the degradation; or `auto`: estimated for each image, the
+            default where the model can, else 1; or several, such as 0.2,0.4,0.6, for a sheet to choose from.
         sampler: The sampler, such as Cold or Direct; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
+        method: cold, for the model's own degradation; or, with a model of GaussianNoise, for another one: mmps, pigdm,
+            diffpir (linear), ddrm, ddnm (blur, pixelation, desaturation, mask), repaint (mask), dps (differentiable).
+        measurement: The degradation of the images for these methods, such as Pixelate, to --severity.
+        noise: Standard deviation of the images' noise for these methods, in [-1, 1], or `auto`.
         seed: Random seed, for samplers that add noise.
         batch_size: Images of equal size restored at once per device, fewer where they are large.
-        tile: Large images are denoised in overlapping tiles of this side in pixels, without seams; `auto` chooses it
-            for the network, `off` denoises each image as a whole.
-        fidelity: From 0 for sampled images, which look most real, to 1 for the direct prediction, which invents least.
-        consistent: Whether what the degradation keeps of an image, such as its colours, stays as in the input; the
-            default where the degradation is linear and known.
-        samples: Number of restorations of each image; of several, their mean is the restored image, and they and a map
-            of their differences are written into OUTPUT_samples.
+        tile: Side in pixels of the overlapping tiles in which large images are denoised, without seams.
+        fidelity: From 0 for sampled images, which look most real, to 1 for the direct prediction, nearest on average.
+        consistent: Whether what the degradation keeps, such as colours, is that of the input; where known by default.
+        samples: Restorations of each image: of several, the mean; they and their spread are in OUTPUT_samples.
         format: png, jpeg, webp or tiff; or same, the format of each original.
         quality: Quality of JPEG and WebP, from 1 to 100; WebP is lossless at 100.
-        metadata: Whether to keep EXIF and the colour profile, or to strip them; the colours are then in sRGB.
-        frames: Whether to refuse files that have several frames or pages, or to restore the first.
-        compare: Whether to write each original beside its restored image, and a page of all, into OUTPUT_compare.
-        reference: Folder of the clean originals, with the same names: prints PSNR and SSIM, and LPIPS and FID where
-            their weights are in torch hub's cache, and adds those of each image to results.csv.
-        overwrite: Whether to restore finished images again, and to replace files in the folder that this program did
-            not write; the originals never are.
+        metadata: Whether EXIF and the colour profile are kept, or stripped, and the colours in sRGB.
+        frames: Whether to refuse files of several frames or pages, or to restore the first.
+        compare: Whether to write each original beside its restored image, and a page, into OUTPUT_compare.
+        reference: Folder of the clean originals, with the same names, to score the restored images by.
+        overwrite: Whether to replace finished images, and files that this program did not write; never the originals.
 
     Example:
         diffusion-lightning restore --ckpt_path runs/blur/checkpoints/last.ckpt
@@ -86,12 +87,18 @@ def restore(
     """
     module = trained_module(model, ckpt_path, sampler, steps, seed)
     prepare_sampling(module, tile, fidelity, consistent, trainer.is_global_zero)
-    if samples != 1:
-        module.sampling = module.sampling.replace(sampler=stochastic(module.sampling.sampler, module, samples))
     source, folder = Path(input), Path(output)
     file_format = FileFormat(format, quality, metadata)
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder), samples_folder(folder)])
-    start = choose_severity(severity, module)
+    posterior = choose_posterior(method, measurement, noise, severity, steps, paths, module)
+    if posterior is not None:
+        own = module.sampling.sampler if sampler is not None else posterior.suited(module.sampling.sampler)
+        if fidelity or consistent:
+            raise ValueError(f"--fidelity and --consistent are for --method cold: leave them out with {method}")
+        module.sampling = module.sampling.replace(posterior=posterior, sampler=own, consistent=False)
+    if samples != 1:
+        module.sampling = module.sampling.replace(sampler=stochastic(module.sampling.sampler, module, samples))
+    start = choose_severity(severity, module) if posterior is None else 1.0
     if isinstance(start, list):
         refuse_for_sheets(
             **{
@@ -103,6 +110,8 @@ def restore(
         )
         return write_contact_sheets(trainer, module, paths, names, start, output, frames == "first", overwrite)
     made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision, samples=samples)
+    if posterior is not None:
+        made_from += describe_posterior(posterior)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
     sample_files = SampleFiles(files, names, samples) if samples != 1 else None
     page = ComparisonPage(folder, len(paths), overwrite) if compare else None
@@ -111,8 +120,9 @@ def restore(
     if trainer.is_global_zero:
         files.begin()
         degradation = type(module.degradation).__name__
-        at = "its estimated severity" if start == "auto" else f"t = {start:g}"
-        text = f"Restoring {len(paths)} image(s) from {degradation} at {at} with {module.sampling.sampler}"
+        at = f"{degradation} at " + ("its estimated severity" if start == "auto" else f"t = {start:g}")
+        how = at if posterior is None else summary(posterior)
+        text = f"Restoring {len(paths)} image(s) from {how} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
     writer = RestorationWriter(files, inputs) if sample_files is None else SamplesWriter(files, inputs, sample_files)
     trainer.sample_to_files(module, inputs, writer, samples)

@@ -12,6 +12,7 @@ from diffusion_lightning.core import rng
 from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.tables import TensorCache, append_dims, bisect_time, check_steps, to_grid
 from diffusion_lightning.core.types import Generators, Params
+from diffusion_lightning.degradations.svd import SVD, Factors
 
 
 class Degradation(ChecksArguments, nn.Module, ABC):
@@ -147,6 +148,31 @@ class Degradation(ChecksArguments, nn.Module, ABC):
         """D_tᵀ y of a linear degradation, or of the linear part of an affine one: (B, C, H, W) → the same shape."""
         raise TypeError(f"{type(self).__name__} is not linear, so it has no adjoint")
 
-    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """The singular values of a linear D_t on images of shape (C, H, W), unordered: float64 (B, C·H·W)."""
-        raise TypeError(f"{type(self).__name__} has no singular values in closed form")
+    def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
+        """The linear part of D_t on images of shape (C, H, W), by a matrix for each axis, or a mask; float64.
+
+        Raises:
+            TypeError: It has no such factors.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no singular value decomposition in factors, which DDRM needs: use a method "
+            "without one, such as MMPS"
+        )
+
+    def svd(self, shape: tuple[int, int, int], t: Tensor, params: Params | None = None) -> SVD:
+        """The singular value decomposition D_t = U Σ Vᵀ of the linear part, where it factors; see ``SVD``.
+
+        Args:
+            shape: (C, H, W) of the images.
+            t: The times, (B,), or (1,) for all images.
+            params: The random parameters, if the linear part has any.
+
+        Raises:
+            TypeError: D_t has no singular value decomposition in factors.
+            ValueError: ``params`` lacks a random parameter.
+        """
+        return SVD(self.factors(shape, t, params or {}), shape)
+
+    def singular_values(self, shape: tuple[int, int, int], t: Tensor, params: Params | None = None) -> Tensor:
+        """The singular values of the linear part on images of shape (C, H, W), unordered: float64 (B, C·H·W)."""
+        return self.svd(shape, t, params).values.flatten(1)

@@ -6,6 +6,7 @@ from diffusion_lightning.core.tables import append_dims, to_grid
 from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.degradations.noise_schedules import NoiseSchedule
+from diffusion_lightning.degradations.svd import Factors, scale_factors
 
 
 class Compose(Degradation):
@@ -79,6 +80,13 @@ class Compose(Degradation):
         for i, part in reversed(list(enumerate(self._parts()))):
             y = part.adjoint(y, self._time(i, t), self._params_of(i, params))
         return y
+
+    def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
+        """The products of the parts' factors."""
+        product = Factors() if self.schedule is None else scale_factors(self.schedule(t, self.steps)[0], shape[0])
+        for i, part in enumerate(self._parts()):
+            product = product.then(part.factors(shape, self._time(i, t), self._params_of(i, params)))
+        return product
 
     def _scale(self, x: Tensor, t: Tensor) -> Tensor:
         return x if self.schedule is None else append_dims(self.schedule(t, self.steps)[0], x) * x

@@ -8,6 +8,7 @@ from torch import Tensor
 from diffusion_lightning.core.tables import append_dims, to_grid
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.degradations.svd import Factors
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, the weights of grey in Kornia, OpenCV and Pillow."""
@@ -45,12 +46,11 @@ class Desaturate(Degradation):
         """y + t (J − I)ᵀ y."""
         return self._mix(y, t, self._matrix_minus_identity(y.shape[1]).mT)
 
-    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """Those of the C×C matrix, at every pixel."""
-        channels, height, width = shape
-        change = self._time(t).cpu()[:, None, None] * self._matrix_minus_identity(channels)
-        matrix = torch.eye(channels, dtype=torch.float64) + change
-        return torch.linalg.svdvals(matrix).repeat(1, height * width).to(t.device)
+    def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
+        """The C×C matrix."""
+        identity = torch.eye(shape[0], dtype=torch.float64, device=t.device)
+        change = self._matrix_minus_identity(shape[0]).to(t.device)
+        return Factors(channels=identity + self._time(t)[:, None, None] * change)
 
     def _time(self, t: Tensor) -> Tensor:
         return to_grid(t, self.steps) / self.steps

@@ -9,6 +9,7 @@ from diffusion_lightning.core import rng
 from diffusion_lightning.core.tables import interpolate_table
 from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.degradations.svd import Factors
 
 
 class Fade(Degradation):
@@ -82,14 +83,10 @@ class Fade(Degradation):
         """M_t ⊙ y, of the linear part."""
         return self.mask(y, t, params) * y
 
-    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """The values of the mask, for a mask at the image's centre."""
-        if self.centre == "random":
-            raise TypeError(
-                "the singular values depend on the random centre: they are the values of mask(x, t, params)"
-            )
+    def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
+        """The mask."""
         like = torch.empty(len(t), *shape, dtype=torch.float64, device=t.device)
-        return self.mask(like, t, {}).expand(-1, shape[0], -1, -1).flatten(1)
+        return Factors(mask=self.mask(like, t, params))
 
     def mask(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """M_t (B, 1, H, W) for the images x."""

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.degradations.noise_schedules import Cosine, Linear, NoiseSchedule
+from diffusion_lightning.degradations.svd import Factors, scale_factors
 
 SCHEDULES = {"cosine": Cosine, "linear": Linear}
 
@@ -54,6 +54,6 @@ class GaussianNoise(Degradation):
         """α_t y."""
         return self.operator(y, t, params)
 
-    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """α_t, once for each value of the image."""
-        return self.schedule(t, self.steps)[0][:, None].expand(-1, torch.Size(shape).numel())
+    def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
+        """α_t, a multiple of the identity."""
+        return scale_factors(self.schedule(t, self.steps)[0], shape[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.degradations.svd import Factors
 
 MAX_MATRIX = 1024
 """The longest axis, in pixels, for which A_t is computed as a matrix."""
@@ -51,17 +52,14 @@ class Separable(Degradation):
         rows, columns = self._axes(y, t)
         return self._both_sides(rows.mT, y, columns.mT)
 
-    def singular_values(self, shape: tuple[int, int, int], t: Tensor) -> Tensor:
-        """Products of the singular values of the matrices of the two axes."""
-        channels, height, width = shape
+    def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
+        """A_h and A_w."""
         like = torch.empty(0, dtype=torch.float64, device=t.device)
-
-        def values(size: int) -> Tensor:
-            identity = torch.eye(size, dtype=torch.float64, device=t.device)
-            return torch.linalg.svdvals(self.matrix_minus_identity(size, t, like) + identity)
-
-        products = values(height)[:, :, None] * values(width)[:, None, :]
-        return products.flatten(1).repeat(1, channels)
+        rows, columns = (
+            self.matrix_minus_identity(size, t, like) + torch.eye(size, dtype=torch.float64, device=t.device)
+            for size in shape[1:]
+        )
+        return Factors(rows=rows, columns=columns)
 
     def _along_lines(self, x: Tensor, t: Tensor, adjoint: bool) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.inverse.noise_level import estimate_noise
 
 ROUNDING = 2 / 255 / 12**0.5
 """The standard deviation of rounding to 8 bits, in images in [-1, 1]."""
@@ -23,8 +24,8 @@ TOLERANCE = 1.2
 CONVERGED = 1e-5
 """The gradient, relative to the first, at which nothing more can be gained in single precision."""
 
-MEDIAN = 0.6745
-"""The median of |z| for z ~ N(0, 1)."""
+MAX_SIDE, MIN_SIDE = 512, 4
+"""Sides in pixels between which the noise can be estimated, and soon enough."""
 
 MAX_STEPS = 10
 """Of the conjugate gradients; the degradation and its adjoint are applied once in each."""
@@ -71,7 +72,7 @@ def make_consistent(
     offset = degradation.operator(torch.zeros_like(x0), t, params)
     change = torch.zeros_like(x0)
     residual = y - degradation.operator(x0, t, params)
-    variance = (noise_std(residual) if noise is None else noise).double() ** 2
+    variance = (_noise(residual) if noise is None else noise).double() ** 2
     weight = (variance + ROUNDING**2) / error**2
     bound = TOLERANCE**2 * variance * y[0].numel()
     direction = gradient = degradation.adjoint(residual, t, params)
@@ -92,19 +93,11 @@ def make_consistent(
     return x0 + change
 
 
-def noise_std(x: Tensor) -> Tensor:
-    """The standard deviation (B,) of the white noise in images (B, C, H, W), which may be smooth otherwise.
-
-    The median absolute value of the diagonal Haar wavelet coefficients at the finest scale (Donoho and Johnstone,
-    *Ideal Spatial Adaptation by Wavelet Shrinkage*, 1994); 0 for images of a single row or column.
-    """
-    height, width = (side // 2 * 2 for side in x.shape[-2:])
-    if not height or not width:
-        return x.new_zeros(len(x))
-    even, odd = x[..., :height:2, :width], x[..., 1:height:2, :width]
-    columns = even - odd
-    diagonal = (columns[..., ::2] - columns[..., 1::2]) / 2
-    return diagonal.abs().flatten(1).median(1).values / MEDIAN
+def _noise(residual: Tensor) -> Tensor:
+    """The standard deviations (B,) of the noise, from the middle of large images; 0 for images that are too small."""
+    top, left = (max(0, side - MAX_SIDE) // 2 for side in residual.shape[-2:])
+    middle = residual[..., top : top + MAX_SIDE, left : left + MAX_SIDE]
+    return estimate_noise(middle) if min(middle.shape[-2:]) >= MIN_SIDE else residual.new_zeros(len(residual))
 
 
 def _squared_norm(x: Tensor) -> Tensor:

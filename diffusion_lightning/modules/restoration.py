@@ -175,7 +175,7 @@ class RestorationModule(EstimatesSeverity):
         """
         sampling = sampling or self.sampling
         denoise_fn = self.denoise_fn(condition, sampling)
-        return sampling.sampler(denoise_fn, self.degradation, x, params, generator, t_start, on_step=sampling.on_step)
+        return sampling.sample(denoise_fn, self.degradation, x, params, generator, t_start)
 
     def sample_prior(self, indices: Iterable[int] | Tensor, seed: int) -> tuple[Tensor, Params]:
         """x_1 and its random parameters: image i is the same in any batch and on any number of devices."""

@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from torch import nn
+from torch import Tensor, nn
 
+from diffusion_lightning.core.types import Generators, Params, PredictFn
+from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance
+from diffusion_lightning.inverse.base import Posterior
 from diffusion_lightning.samplers.base import Sampler, Step
 from diffusion_lightning.samplers.tiling import TileProgress, Tiling
 
@@ -36,6 +39,7 @@ class SamplingConfig:
         on_tiles: Called with the ``TileProgress`` after every call of the denoiser for tiles; None for nothing.
         fidelity: Of restored images: 0 for the sampled ones, 1 for the direct prediction, or between.
         consistent: Whether restored images are made consistent with those that they were restored from.
+        posterior: How images are restored that another degradation than the model's has made; None for its own.
     """
 
     sampler: Sampler
@@ -46,10 +50,26 @@ class SamplingConfig:
     on_tiles: Callable[[TileProgress], None] | None = None
     fidelity: float = 0.0
     consistent: bool = False
+    posterior: Posterior | None = None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
+
+    def sample(
+        self,
+        denoise_fn: PredictFn,
+        degradation: Degradation,
+        x: Tensor,
+        params: Params | None,
+        generator: Generators,
+        t_start: float,
+    ) -> Tensor:
+        """Sample x_0 from x at ``t_start``; with a ``posterior``, from the measured images x, beginning at t = 1."""
+        if self.posterior is None:
+            return self.sampler(denoise_fn, degradation, x, params, generator, t_start, self.on_step)
+        conditioned, x = self.posterior.begin(denoise_fn, degradation, x, generator)
+        return self.sampler(conditioned, degradation, x, {}, generator, on_step=self.on_step)
 
 
 def choose_tiling(network: nn.Module, image_shape: tuple[int, int, int], tile: Tile = "auto") -> Tiling | None:

@@ -49,6 +49,7 @@ class SamplerState:
         fixed_noise: bool = False,
         steps: int = 1,
     ) -> None:
+        self.denoise_fn = denoise_fn
         self.predict = as_prediction(denoise_fn)
         self.degradation = degradation
         self.params = params

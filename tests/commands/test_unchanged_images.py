@@ -141,7 +141,7 @@ def test_an_image_whose_estimated_severity_is_0_comes_back(
     module = RestorationModule.load_from_checkpoint(checkpoint)
     module.severity_estimator = torch.nn.Identity()
     estimate = SeverityEstimate(torch.tensor([0.0, 1.0]), torch.zeros(2))
-    monkeypatch.setattr(RestorationModule, "estimate_grid_severity", lambda *_: estimate)
+    monkeypatch.setattr(RestorationModule, "estimate_severity", lambda *_: estimate)
     paths = restore(module, tmp_path / "in", output=str(tmp_path / "out"))
     assert np.array_equal(decoded(paths[0]), grid(3))
     assert np.abs(decoded(paths[1]).astype(int) - grid(3)).mean() > 1

@@ -56,7 +56,7 @@ def test_nonlinear_ones_have_no_adjoint_singular_values_or_alpha():
     degradation, x, t = Clipped(steps=3), torch.zeros(1, 1, 2, 2), torch.ones(1)
     with pytest.raises(TypeError, match="Clipped is not linear, so it has no adjoint"):
         degradation.adjoint(x, t, {})
-    with pytest.raises(TypeError, match="Clipped has no singular values"):
+    with pytest.raises(TypeError, match="Clipped has no singular value decomposition in factors"):
         degradation.singular_values((1, 2, 2), t)
     with pytest.raises(TypeError, match="Clipped is not a multiple"):
         degradation.alpha(t)

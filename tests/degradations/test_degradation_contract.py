@@ -11,13 +11,11 @@ from helpers.oracles import dense_matrix, linear_map
 
 from diffusion_lightning import degradations
 from diffusion_lightning.core.rng import per_image_generators
-from diffusion_lightning.degradations import Degradation
 
 SHAPES = {"square": (3, 8, 8), "tall grey": (1, 11, 6), "wide with five channels": (5, 7, 12)}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LINEAR = cases(lambda degradation: degradation.linear)
 NOISY = cases(lambda degradation: degradation.noisy)
-WITH_SINGULAR_VALUES = cases(lambda degradation: type(degradation).singular_values is not Degradation.singular_values)
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
 
 every_case = pytest.mark.parametrize("case", DEGRADATIONS)
@@ -233,19 +231,6 @@ def test_the_gradient_through_a_linear_degradation_is_its_adjoint(case):
         degradation(x.detach(), t, params)  # tables built here must not break training
     (degradation(x, t, params) * y).sum().backward()
     assert torch.allclose(x.grad, degradation.adjoint(y, t, params), rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("case", WITH_SINGULAR_VALUES)
-@pytest.mark.parametrize("shape", [(1, 5, 5), (2, 4, 3)], ids=["square", "wide with two channels"])
-def test_singular_values_are_those_of_the_dense_matrix(case, shape):
-    degradation = DEGRADATIONS[case]()
-    t = times(degradation, 5)
-    values = degradation.singular_values(shape, t)
-    assert values.shape == (5, torch.Size(shape).numel())
-    assert values.dtype == torch.float64
-    for i in range(5):
-        exact = torch.linalg.svdvals(dense_matrix(degradation, shape, t[i : i + 1]))
-        assert torch.allclose(values[i].sort(descending=True).values, exact, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", LINEAR)

@@ -118,6 +118,6 @@ def test_invalid_arguments_are_rejected_with_their_value(settings, message):
         Fade(**settings)
 
 
-def test_a_random_centre_has_no_singular_values():
-    with pytest.raises(TypeError, match="depend on the random centre"):
+def test_the_singular_values_about_a_random_centre_need_the_centre():
+    with pytest.raises(ValueError, match="Fade has a random centre and params has none"):
         Fade(centre="random").singular_values((3, 4, 4), torch.ones(1))

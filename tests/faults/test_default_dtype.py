@@ -124,7 +124,7 @@ def test_a_degradation_does_not_depend_on_the_default_dtype(case, dtype):
         if degradation.linear:
             outputs.append(degradation.adjoint(x, times(), params))
             with suppress(TypeError):
-                outputs.append(degradation.singular_values(WIDE, times()))
+                outputs.append(degradation.singular_values(WIDE, times(), params))
         return outputs
 
     assert_independent_of_default(compute, dtype)

@@ -42,9 +42,8 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "desaturation": lambda: Desaturate(steps=5, noise=0.1),
     "fading": lambda: Fade(steps=12, std=0.5),
     "fading from the border": lambda: Fade(steps=12, std=0.5, reverse=True),
-    # In Compose, which has no singular values: those of a random mask depend on its parameters.
-    "fading about a random centre": lambda: Compose([Fade(steps=12, std=0.5, centre="random")], noise_floor=0.002),
-    "fading to a random colour": lambda: Compose([Fade(steps=12, std=0.5, colour="random")]),
+    "fading about a random centre": lambda: Fade(steps=12, std=0.5, centre="random", noise_floor=0.002),
+    "fading to a random colour": lambda: Fade(steps=12, std=0.5, colour="random"),
     "pixelation, then desaturation": lambda: Compose(
         [Pixelate(steps=3), Desaturate(steps=5)], intervals=[(0.0, 0.5), (0.25, 1.0)], noise=0.1
     ),

@@ -6,7 +6,7 @@ from helpers.oracles import dense_matrix
 from torch import Tensor
 
 from diffusion_lightning.degradations import Degradation, Desaturate, Fade, GaussianBlur, GaussianNoise, Pixelate, Snow
-from diffusion_lightning.inverse.consistency import ERROR, ROUNDING, has_consistency, make_consistent, noise_std
+from diffusion_lightning.inverse.consistency import ERROR, ROUNDING, has_consistency, make_consistent
 
 SHAPE = (3, 6, 5)
 T = torch.tensor([0.5, 1.0], dtype=torch.float64)
@@ -58,7 +58,8 @@ def test_an_affine_degradation_is_inverted_from_its_own_colour() -> None:
 
 def test_noise_is_not_taken_for_the_image() -> None:
     degradation = GaussianNoise(steps=10)
-    clean, t = images(0)[:1].expand(2, -1, -1, -1), torch.tensor([0.2, 0.4])
+    clean = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    t = torch.tensor([0.2, 0.4])
     y = degradation(clean, t, degradation.sample_params(clean, torch.Generator().manual_seed(0)))
     assert torch.equal(make_consistent(clean, y, degradation, t), clean)
 
@@ -93,10 +94,3 @@ def test_only_known_linear_degradations_say_what_they_keep() -> None:
     assert has_consistency(GaussianBlur())
     assert not has_consistency(Fade(centre="random"))
     assert not has_consistency(Snow())
-
-
-@pytest.mark.parametrize("std", [0.02, 0.5])
-def test_the_noise_of_a_smooth_image_is_estimated(std: float) -> None:
-    smooth = GaussianBlur()(torch.rand(2, 3, 65, 64), torch.ones(2), {})
-    noise = std * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(noise_std(smooth + noise), torch.full((2,), std), rtol=0.05, atol=0)

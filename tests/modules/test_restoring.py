@@ -16,8 +16,13 @@ def module() -> RestorationModule:
     return tiny_module(degradation=blur())
 
 
+def blurred(module: RestorationModule) -> torch.Tensor:
+    clean = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return module.degradation(clean, torch.full((3,), T), {})
+
+
 def restore(module: RestorationModule, **settings: object) -> torch.Tensor:
-    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x = blurred(module)
     module.sampling = module.sampling.replace(**settings)
     return module.predict_step(RestorationBatch(x, x, torch.full((3,), T), None, {}, torch.arange(3)), 0).detach()
 
@@ -40,7 +45,7 @@ def test_the_direct_prediction_beside_the_sampled_one_is_no_step_of_it(module: R
 
 def test_the_result_is_made_consistent_with_the_input(module: RestorationModule) -> None:
     plain = restore(module)
-    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x = blurred(module)
     expected = make_consistent(plain, x, module.degradation, torch.full((3,), T, dtype=torch.float64))
     torch.testing.assert_close(restore(module, consistent=True), expected)
     assert not torch.allclose(plain, expected, atol=0.01)

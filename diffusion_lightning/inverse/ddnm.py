@@ -1,0 +1,44 @@
+"""The denoising diffusion null-space model, DDNM (Wang et al., 2212.00490): x̂_0 takes from y what A keeps."""
+
+import torch
+from torch import Tensor
+
+from diffusion_lightning.core.tables import append_dims
+from diffusion_lightning.inverse.base import Estimate, Posterior
+from diffusion_lightning.samplers.base import Sampler
+from diffusion_lightning.samplers.ddim import DDPM
+
+
+class DDNM(Posterior):
+    """x̂_0 + A⁺ (y − A x̂_0): the part of x_0 that A keeps is that of y, the rest is the denoiser's.
+
+    Without noise, and with the sampler DDPM, it is the paper's Algorithm 1. A noisy y, which needs a degradation with a
+    singular value decomposition, is corrected by V Λ Σ⁺ Uᵀ (y − A x̂_0) with λ_i = min(1, s_i σ_t/(α_t σ_y)): a
+    component whose noise σ_y/s_i exceeds that of x_t is corrected in part. That is DDNM+ with σ_t/α_t in the place of
+    the paper's ratio for one step; the noise that samplers add is not reduced by that of y, as in the paper.
+
+    The model may be hot, warm or cold, and y noisy for a hot one.
+    """
+
+    differentiates = False
+    needs_gaussian = False
+
+    def correct(self, estimate: Estimate) -> Tensor:
+        """The prediction with the range-space part of y."""
+        x0, measurement = estimate.x0, estimate.measurement
+        residual = measurement.residual(x0)
+        if self.noise == 0:
+            return x0 + measurement.solve(residual, torch.zeros_like(estimate.t), x0)
+        svd = measurement.svd(x0)
+        if svd is None:
+            raise ValueError(
+                f"DDNM with noise={self.noise} needs a measurement with singular values: use MMPS, or noise=0"
+            )
+        values = svd.values.to(x0.device)
+        level = append_dims(estimate.degradation.noise_level(estimate.t.double()), values)
+        gains = torch.where(svd.nonzero(), (level / self.noise).clamp(max=1 / values), 0.0)
+        return x0 + svd.V(gains.to(x0) * svd.Ut(residual))
+
+    def suited(self, sampler: Sampler) -> Sampler:
+        """``DDPM``."""
+        return DDPM(sampler.steps, sampler.spacing)
