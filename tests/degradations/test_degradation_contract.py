@@ -238,13 +238,13 @@ def test_the_gradient_through_a_linear_degradation_is_its_adjoint(case):
 @pytest.mark.parametrize("case", WITH_SINGULAR_VALUES)
 @pytest.mark.parametrize("shape", [(1, 5, 5), (2, 4, 3)], ids=["square", "wide with two channels"])
 def test_singular_values_are_those_of_the_dense_matrix(case, shape):
-    degradation = DEGRADATIONS[case]()
+    degradation, params = with_params(case, images(1, shape, torch.float64))
     t = times(degradation, 5)
     values = degradation.singular_values(shape, t)
     assert values.shape == (5, torch.Size(shape).numel())
     assert values.dtype == torch.float64
     for i in range(5):
-        exact = torch.linalg.svdvals(dense_matrix(degradation, shape, t[i : i + 1]))
+        exact = torch.linalg.svdvals(dense_matrix(degradation, shape, t[i : i + 1], params))
         assert torch.allclose(values[i].sort(descending=True).values, exact, rtol=0, atol=1e-12)
 
 
@@ -322,8 +322,8 @@ def test_the_time_at_a_noise_level_has_that_level(case):
 def test_the_noise_level_is_sigma_over_the_scale_of_the_image(case):
     degradation = DEGRADATIONS[case]()
     t = times(degradation, 9)
-    alpha = degradation.alpha(t) if degradation.has_alpha else 1.0
-    assert torch.equal(degradation.noise_level(t), degradation.sigma(t) / alpha)
+    signal = degradation.signal(t) if degradation.has_alpha or degradation.is_bridge else 1.0
+    assert torch.equal(degradation.noise_level(t), degradation.sigma(t) / signal)
 
 
 @pytest.mark.parametrize("case", NOISY)
