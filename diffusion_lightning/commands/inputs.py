@@ -22,7 +22,7 @@ from diffusion_lightning.core.originals import Original, header_size, read_origi
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
-from diffusion_lightning.data.degrade import degrade
+from diffusion_lightning.data.degrade import already_degraded, degrade
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.modules.restoration import as_restoration_module
 
@@ -118,7 +118,8 @@ class UpsampledImages(SamplingInputs):
         levels, index = batch
         x = F.interpolate(from_uint8(levels), module.image_shape[1:], mode="nearest-exact")
         generators = per_image_generators(module.sampling.seed, index, "stage")
-        return degrade(
+        make = already_degraded if module.degradation.needs_pairs else degrade
+        return make(
             module.degradation,
             x,
             times_like(x, 1.0),
@@ -224,14 +225,16 @@ class UserImages(SamplingInputs):
             return None
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
-        """The images as x_t; the random parameters of their degradation are unknown."""
-        x = from_uint8(batch[0])
+        """The images as x_t, with what is known of the random parameters of their degradation."""
+        assert self.trainer is not None
+        module = as_restoration_module(self.trainer.lightning_module)
+        x, index = from_uint8(batch[0]), batch[1]
         t = times_like(x, self.t_start)
         if self.severity == "auto":
-            assert self.trainer is not None
-            t, std = as_restoration_module(self.trainer.lightning_module).estimate_grid_severity(x)
-            self.estimates |= dict(zip(batch[1].tolist(), zip(t.tolist(), std.tolist(), strict=True), strict=True))
-        return RestorationBatch(x, x, t, None, {}, batch[1])
+            t, std = module.estimate_grid_severity(x)
+            self.estimates |= dict(zip(index.tolist(), zip(t.tolist(), std.tolist(), strict=True), strict=True))
+        generators = per_image_generators(module.sampling.seed, index, "start")
+        return already_degraded(module.degradation, x, t, generators, index)
 
 
 class _RankBatches(IterableDataset):

@@ -79,6 +79,17 @@ class Degradation(ChecksArguments, nn.Module, ABC):
             params["noise"] = self.sample_noise(x, generator)
         return params
 
+    def start(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Params]:
+        """x_t and the known random parameters of a user's degraded images (B, C, H, W): the images, and none.
+
+        A ``Bridge`` adds σ_1 z to them, for t = 1, and knows y.
+        """
+        return images, {}
+
+    def degraded_image(self, x1: Tensor, params: Params) -> Tensor:
+        """The degraded image behind x_1 (B, C, H, W), the inverse of ``start``: x_1 itself, or a bridge's y."""
+        return x1
+
     @property
     def noisy(self) -> bool:
         """Whether σ_t > 0 for t > 0."""

@@ -119,6 +119,17 @@ class Bridge(Degradation):
         y = self.pairs(x, times_like(x, self.severity), self.pairs.sample_params(x, generator))
         return {"y": quantize(y) if self.pairs.quantize else y}
 
+    def start(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Params]:
+        """y + σ_1 z of degraded images y (B, C, H, W), and the parameters y and z."""
+        params = {"y": images}
+        if self.noisy:
+            params["noise"] = self.sample_noise(images, generator)
+        return self.add_noise(images, times_like(images, 1.0), params), params
+
+    def degraded_image(self, x1: Tensor, params: Params) -> Tensor:
+        """y."""
+        return params["y"]
+
     def operator(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """λ_x x + λ_y y.
 
