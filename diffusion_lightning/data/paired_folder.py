@@ -85,7 +85,16 @@ class PairedFolder(ImageFolder):
         scales: Sequence[float] = (1.0,),
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, size, channels, validation_fraction, "raise", patches_per_image, scales, **kwargs)
+        super().__init__(
+            root=root,
+            size=size,
+            channels=channels,
+            validation_fraction=validation_fraction,
+            unreadable="raise",
+            patches_per_image=patches_per_image,
+            scales=scales,
+            **kwargs,
+        )
 
     def read_folder(self, split: Split, size: int | tuple[int, int] | None) -> ImageDataset:
         """The pairs of one part at a size, or at their own if None."""

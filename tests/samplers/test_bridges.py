@@ -13,7 +13,7 @@ from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.degradations import Bridge
 from diffusion_lightning.degradations.bridge import KINDS
 from diffusion_lightning.samplers import DDIM, DDPM, Cold, ConsistentAnnealed, Heun, Multistep, ProbabilityFlow
-from diffusion_lightning.samplers.base import sigma_at, signal_at
+from diffusion_lightning.samplers.base import SamplerState, Step, sigma_at, signal_at
 
 NOISE, VARIANCE = 0.6, 0.3
 PINNED = ["i2sb", "bbdm", "ddbm_ve", "ddbm_vp", "goub"]
@@ -137,6 +137,30 @@ def test_the_sde_and_the_ode_have_the_marginals_of_a_gaussian_pair(kind):
         assert errors[0] > 2 * errors[1] > 4 * errors[2]
     if kind != "indi":  # whose steps add no noise
         assert largest_error(DDPM(320), bridge(kind, steps=320), zeta_factor=0.5**0.5) > 0.1
+
+
+def flow_error(sampler, degradation, steps):
+    """The error of the flow from t = .9 to .1 on a Gaussian pair, whose residual is proportional to √v_t."""
+    y, mean = torch.randn(2, 1, 1, 3, 3, dtype=torch.float64, generator=keyed_generator(0))
+    state = SamplerState(PairOracle(degradation, mean, y), degradation, {"y": y}, None, steps=steps)
+    x = start = state.degrade(mean, 0.9) + 0.7
+    for t, s in itertools.pairwise(torch.linspace(0.9, 0.1, steps + 1, dtype=torch.float64).tolist()):
+        x0, x_next = sampler.step(state, x, t, s)
+        state.previous, x = Step(t, x, x0), x_next
+    variance = [signal_at(degradation, t) ** 2 * VARIANCE + sigma_at(degradation, t) ** 2 for t in (0.9, 0.1)]
+    residual = math.sqrt(variance[1] / variance[0]) * (start - state.degrade(mean, 0.9))
+    return (x - state.degrade(mean, 0.1) - residual).abs().max().item()
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(ProbabilityFlow(), 1), (Heun(), 2), (Heun(correction="integral"), 2), (Multistep(), 2)],
+    ids=lambda value: repr(value),
+)
+def test_second_order_samplers_are_of_second_order_on_bridges(kind, sampler, order):
+    errors = [flow_error(sampler, bridge(kind), steps) for steps in (64, 128)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
 @every_kind
