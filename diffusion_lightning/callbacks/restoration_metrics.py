@@ -102,7 +102,8 @@ class RestorationMetrics(EvaluationCallback):
             return
         clean, index = batch.clean[chosen], batch.index[chosen]
         generators = per_image_generators(trainer.datamodule.seed, index)  # type: ignore[attr-defined]  # set by Lightning
-        end = degrade(module.degradation, clean, times_like(clean, 1.0), generators, index)
+        known = {name: value[chosen] for name, value in (batch.params or {}).items()}
+        end = degrade(module.degradation, clean, times_like(clean, 1.0), generators, index, params=known)
         predictions: list[Tensor] = []
 
         def keep_first(step: Step) -> None:
@@ -112,7 +113,8 @@ class RestorationMetrics(EvaluationCallback):
         sampling = module.sampling.replace(sampler=self.sampler or module.sampling.sampler, on_step=keep_first)
         condition = select(batch.condition, chosen)
         sampled = module.sample_from(end.degraded, 1.0, end.params, generators, condition, sampling)
-        results = {"degraded": end.degraded, "direct": predictions[0], "sampled": sampled}
+        degraded = module.degradation.degraded_image(end.degraded, end.params or {})
+        results = {"degraded": degraded, "direct": predictions[0], "sampled": sampled}
         if self.distances is not None:
             self.distances.update_real(clean)
         for state, images in results.items():

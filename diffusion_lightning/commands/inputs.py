@@ -22,7 +22,7 @@ from diffusion_lightning.core.originals import Original, header_size, read_origi
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
-from diffusion_lightning.data.degrade import degrade
+from diffusion_lightning.data.degrade import already_degraded, degrade
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 
@@ -122,8 +122,9 @@ class UpsampledImages(SamplingInputs):
         levels, index = batch
         x = F.interpolate(from_uint8(levels), module.image_shape[1:], mode="nearest-exact")
         generators = per_image_generators(module.sampling.seed, index, "stage")
-        condition = select_cyclic(self.condition, index)
-        return degrade(module.degradation, x, times_like(x, 1.0), generators, index, condition)
+        make = already_degraded if module.degradation.needs_pairs else degrade
+        settings = (times_like(x, 1.0), generators, index, select_cyclic(self.condition, index))
+        return make(module.degradation, x, *settings)
 
 
 class Outcome(Protocol):
@@ -223,17 +224,17 @@ class UserImages(SamplingInputs):
             return None
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
-        """The images as x_t; the random parameters of their degradation are unknown."""
-        x = from_uint8(batch[0])
+        """The images as x_t, with what is known of the random parameters of their degradation."""
+        assert self.trainer is not None
+        module = as_restoration_module(self.trainer.lightning_module)
+        x, index = from_uint8(batch[0]), batch[1]
         t = times_like(x, self.t_start)
         if self.severity == "auto":
-            assert self.trainer is not None
-            module = as_restoration_module(self.trainer.lightning_module)
             estimate = module.estimate_severity(x)
-            pairs = zip(estimate.t.tolist(), estimate.std.tolist(), strict=True)
-            self.estimates |= dict(zip(batch[1].tolist(), pairs, strict=True))
+            self.estimates |= zip(index.tolist(), zip(*(part.tolist() for part in estimate), strict=True), strict=True)
             t = module.round_severity(estimate.t)
-        return RestorationBatch(x, x, t, None, {}, batch[1])
+        generators = per_image_generators(module.sampling.seed, index, "start")
+        return already_degraded(module.degradation, x, t, generators, index)
 
 
 class _RankBatches(IterableDataset):

@@ -7,13 +7,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 
+from diffusion_lightning.core.datasets import PairSample
 from diffusion_lightning.core.files import check_outputs
 from diffusion_lightning.core.images import from_uint8, save_image
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data.base import DegradationDataModule
-from diffusion_lightning.data.degrade import degrade
+from diffusion_lightning.data.degrade import degrade, pair_params
 
 
 def preview(
@@ -53,10 +54,13 @@ def preview(
         raise ValueError(f"preview needs a DegradationDataModule, got {type(datamodule).__name__}")
     check_outputs([output], overwrite)
     datamodule.prepare_data()
-    clean = next(datamodule.clean_images("train", images))
+    clean, degraded = next(datamodule.image_pairs("train", images))
+    known = pair_params(degradation, degraded, type(datamodule).__name__)
     times = [i / (columns - 1) for i in range(columns)]
     strip = [
-        degrade(degradation, clean, times_like(clean, t), per_image_generators(seed, range(len(clean)))).degraded
+        degrade(
+            degradation, clean, times_like(clean, t), per_image_generators(seed, range(len(clean))), params=known
+        ).degraded
         for t in times
     ]
     if trainer.is_global_zero:
@@ -75,8 +79,12 @@ def _write_held_out(
     paths = [[Path(folder, kind, f"{name}.png") for kind in ("original", "degraded")] for name in names]
     check_outputs([path for pair in paths for path in pair], overwrite)
     for i, pair in enumerate(paths):
-        clean = from_uint8(held_out[i].image)[None]
-        degraded = degrade(degradation, clean, times_like(clean, 1), per_image_generators(seed, [i])).degraded
+        sample = held_out[i]
+        clean = from_uint8(sample.image)[None]
+        y = from_uint8(sample.degraded)[None] if isinstance(sample, PairSample) else None
+        known = pair_params(degradation, y, type(data).__name__)
+        end = degrade(degradation, clean, times_like(clean, 1), per_image_generators(seed, [i]), params=known)
+        degraded = degradation.degraded_image(end.degraded, end.params)
         for image, path in zip((clean[0], degraded[0]), pair, strict=True):
             save_image(image, path)
     get_console().print(f"{len(paths)} held-out image(s), original and degraded, are in {folder}", soft_wrap=True)

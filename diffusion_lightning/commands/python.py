@@ -15,7 +15,9 @@ from diffusion_lightning.commands.trainer import DiffusionTrainer
 from diffusion_lightning.core.checkpoints import load_frozen
 from diffusion_lightning.core.images import from_uint8, to_levels
 from diffusion_lightning.core.precision import times_like
+from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import RestorationBatch
+from diffusion_lightning.data.degrade import already_degraded
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile
 from diffusion_lightning.samplers import Sampler
@@ -108,15 +110,17 @@ def _restore_tensor(module: RestorationModule, images: Tensor, severity: float |
     levels = not images.is_floating_point()
     x = (from_uint8(images) if levels else images.float()).reshape(-1, *images.shape[-3:]).to(module.device)
 
-    def times_of(part: Tensor) -> Tensor:
-        return module.round_severity(module.estimate_severity(part).t) if start == "auto" else times_like(part, start)
+    def batch_of(part: Tensor, index: Tensor) -> RestorationBatch:
+        t = module.round_severity(module.estimate_severity(part).t) if start == "auto" else times_like(part, start)
+        generators = per_image_generators(module.sampling.seed, index, "start")
+        return already_degraded(module.degradation, part, t, generators, index)
 
     training = module.training
     module.eval()
     try:
         with torch.inference_mode():
             restored = [
-                module.predict_step(RestorationBatch(part, part, times_of(part), None, {}, index), 0)
+                module.predict_step(batch_of(part, index), 0)
                 for part, index in zip(x.split(batch_size), torch.arange(len(x)).split(batch_size), strict=True)
             ]
     finally:

@@ -22,6 +22,10 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
     Raises:
         ValueError: It is none of these, or to be estimated, and the module has no severity estimator.
     """
+    if module.degradation.is_bridge:
+        if severity not in (None, 1.0):
+            raise ValueError(f"--severity {severity}: a Bridge starts at the degraded image, t = 1: leave it out")
+        return 1.0
     has_estimator = module.severity_estimator is not None
     if severity is None:
         return "auto" if has_estimator else 1.0

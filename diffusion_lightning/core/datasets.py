@@ -27,7 +27,23 @@ class ImageSample(NamedTuple):
     caption: str | None = None
 
 
-class ImageDataset(Dataset[ImageSample], ABC):
+class PairSample(NamedTuple):
+    """One item of a data set of pairs.
+
+    Attributes:
+        image: The clean image, uint8 (C, H, W).
+        degraded: The degraded image, of the same shape.
+        label: Index into the data set's ``classes``, if it has any.
+        caption: Text about the image, if there is any.
+    """
+
+    image: Tensor
+    degraded: Tensor
+    label: int | None = None
+    caption: str | None = None
+
+
+class ImageDataset(Dataset[ImageSample | PairSample], ABC):
     """A map-style data set of images.
 
     Attributes:
@@ -48,7 +64,7 @@ class ImageDataset(Dataset[ImageSample], ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> ImageSample: ...
+    def __getitem__(self, index: int) -> ImageSample | PairSample: ...
 
     @property
     def whole(self) -> "ImageDataset":

@@ -111,15 +111,16 @@ class Original:
         return values if self.alpha is None else np.dstack([values, self.alpha])
 
 
-def header_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) as the file is stored; its pixels are not read.
+def header_size(path: str | Path, upright: bool = False) -> tuple[int, int]:
+    """(width, height) as the file is stored, or turned upright by its EXIF tag; its pixels are not read.
 
     Raises:
         ImageReadError: The file is not an image.
     """
     try:
         with _open(path) as file, Image.open(file) as image:
-            return image.size
+            turned = upright and image.getexif().get(ORIENTATION, 1) >= 5
+            return image.size[::-1] if turned else image.size
     except Exception as error:
         raise explain_unreadable(path, error) from error
 

@@ -6,6 +6,7 @@ from diffusion_lightning.data.digits import Digits, DigitsDataset
 from diffusion_lightning.data.emoji import Emoji, EmojiDataset
 from diffusion_lightning.data.faces import AFHQ, CelebA
 from diffusion_lightning.data.folder import FolderDataset, ImageFolder, find_images
+from diffusion_lightning.data.paired_folder import PairedDataset, PairedFolder
 from diffusion_lightning.data.photographs import Photographs, PhotographsDataset
 from diffusion_lightning.data.torchvision_datasets import CIFAR10, MNIST, FashionMNIST, VisionDataset
 
@@ -22,6 +23,8 @@ __all__ = [
     "FashionMNIST",
     "FolderDataset",
     "ImageFolder",
+    "PairedDataset",
+    "PairedFolder",
     "Photographs",
     "PhotographsDataset",
     "VisionDataset",

@@ -13,18 +13,18 @@ from torchvision.transforms.functional import center_crop
 
 from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import Condition
-from diffusion_lightning.core.datasets import ImageDataset
+from diffusion_lightning.core.datasets import ImageDataset, PairSample
 from diffusion_lightning.core.images import from_uint8, from_unit, parse_size, to_unit
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
-from diffusion_lightning.core.types import RestorationBatch
-from diffusion_lightning.data.degrade import degrade
+from diffusion_lightning.core.types import Generators, RestorationBatch
+from diffusion_lightning.data.degrade import degrade, pair_params
 from diffusion_lightning.data.order import TrainingOrder
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.objectives.time_samplers import TimeSampler
 
-IndexedSample = tuple[Tensor, int, dict[str, int | str]]
-"""An image, its index, and its label and caption where it has any."""
+IndexedSample = tuple[Tensor, int, dict[str, int | str]] | tuple[Tensor, int, dict[str, int | str], Tensor]
+"""An image, its index, and its label and caption where it has any; of a pair also the degraded image."""
 
 
 class HasDegradation(Protocol):
@@ -101,11 +101,32 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
 
     def clean_images(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[Tensor]:
         """The first images of a split without augmentation, on the CPU, in batches (B, C, H, W)."""
+        for clean, _ in self.image_pairs(split, max_images, batch_size):
+            yield clean
+
+    def degraded_images(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[Tensor]:
+        """The degraded images of the first pairs of a split, as ``clean_images``.
+
+        Raises:
+            ValueError: The images are no pairs.
+        """
+        for _, degraded in self.image_pairs(split, max_images, batch_size):
+            if degraded is None:
+                raise ValueError(
+                    f"{type(self).__name__} has no pairs of a clean and a degraded image: use data with pairs, such as "
+                    "PairedFolder, or make them by --model.degradation.pairs"
+                )
+            yield degraded
+
+    def image_pairs(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The first clean images of a split as ``clean_images``, and the degraded ones where the data have pairs."""
         images = self.dataset(split)
         number = min(max_images, len(images))
         for start in range(0, number, batch_size):
-            chunk = [images[i].image for i in range(start, min(start + batch_size, number))]
-            yield self._center_crop(from_uint8(torch.stack(chunk)))
+            chunk = [images[i] for i in range(start, min(start + batch_size, number))]
+            clean = self._center_crop(from_uint8(torch.stack([sample.image for sample in chunk])))
+            degraded = [sample.degraded for sample in chunk if isinstance(sample, PairSample)]
+            yield clean, self._center_crop(from_uint8(torch.stack(degraded))) if degraded else None
 
     def condition(self, split: str, indices: Iterable[int] | None = None) -> Condition:
         """The labels and captions of images of a split, of all images by default; indices wrap around at the end."""
@@ -140,25 +161,26 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> RestorationBatch:
-        """From (uint8 images, index, condition) to a ``RestorationBatch``."""
+        """From (uint8 images, index, condition), and of pairs the degraded images, to a ``RestorationBatch``."""
         assert self.trainer is not None
         module = _with_degradation(self.trainer.lightning_module)
-        levels, index, condition = batch
-        clean = from_uint8(levels)
+        levels, index, condition, *others = batch
+        images = [from_uint8(part) for part in (levels, *others)]
+        generator: Generators
         if self.trainer.training:
             # The loop counts a batch after its transfer, and before its training step.
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
-            clean = self._center_crop(self._augment(clean, *key))
-            generator = keyed_generator(*key, "degradation", device=clean.device)
-            t = module.time_sampler.sample(len(clean), module.degradation, generator, clean.device)
-            return degrade(module.degradation, clean, t, generator, index, condition or None)
-        clean = self._center_crop(clean)
-        generators = per_image_generators(self.seed, index)
+            images = [self._augment(part, *key) for part in images]  # by the same random numbers
+            generator = keyed_generator(*key, "degradation", device=levels.device)
+        else:
+            generator = per_image_generators(self.seed, index)
+        clean, *degraded = [self._center_crop(part) for part in images]
         if self.trainer.predicting:
             t = times_like(clean, 1.0)
         else:
-            t = module.time_sampler.sample(len(clean), module.degradation, generators, clean.device)
-        return degrade(module.degradation, clean, t, generators, index, condition or None)
+            t = module.time_sampler.sample(len(clean), module.degradation, generator, clean.device)
+        known = pair_params(module.degradation, degraded[0] if degraded else None, type(self).__name__)
+        return degrade(module.degradation, clean, t, generator, index, condition or None, known)
 
     @property
     def _world_size(self) -> int:
@@ -217,6 +239,8 @@ class _IndexedImages(Dataset[IndexedSample]):
 
     def __getitem__(self, position: int) -> IndexedSample:
         real = position < len(self.images)
-        image, label, caption = self.images[position if real else 0]
-        condition = {"label": label, "caption": caption}
-        return image, position if real else -1, {key: value for key, value in condition.items() if value is not None}
+        sample = self.images[position if real else 0]
+        condition = {"label": sample.label, "caption": sample.caption}
+        present = {key: value for key, value in condition.items() if value is not None}
+        item = sample.image, position if real else -1, present
+        return (*item, sample.degraded) if isinstance(sample, PairSample) else item

@@ -231,14 +231,16 @@ class ImageFolder(DegradationDataModule):
 
     def make_dataset(self, train: bool) -> ImageDataset:
         """One part of the split."""
-        split: Split = "train" if train else "validation"
-        size = None if self.patches_per_image else self.size
-        images = FolderDataset(self.root, size, self.channels, self.unreadable, split, self.validation_fraction)
+        images = self.read_folder("train" if train else "validation", None if self.patches_per_image else self.size)
         if not self.patches_per_image:
             return images
         # Held-out patches do not depend on the seed: runs are compared on the same ones.
         seed = self.seed if train else 0
         return PatchDataset(images, self.size, self.patches_per_image, seed, scales=self.scales)
+
+    def read_folder(self, split: Split, size: int | tuple[int, int] | None) -> ImageDataset:
+        """The images of one part at a size, or at their own if None."""
+        return FolderDataset(self.root, size, self.channels, self.unreadable, split, self.validation_fraction)
 
     def setup(self, stage: str) -> None:
         """Advise patches where an epoch is shorter than one batch."""

@@ -1,16 +1,20 @@
 """Patches of large images at full resolution, many from each, so that a few photographs make a training set."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import truediv
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from diffusion_lightning.core.datasets import ImageDataset, ImageSample, resize_images
+from diffusion_lightning.core.datasets import ImageDataset, ImageSample, PairSample, resize_images
 from diffusion_lightning.core.images import parse_size
 from diffusion_lightning.core.rng import keyed_generator
+
+Sample = ImageSample | PairSample
+"""An image, or a pair."""
 
 MEMORY = 2**30
 """Bytes of decoded images that a data set keeps, over all its worker processes."""
@@ -71,13 +75,13 @@ class PatchDataset(ImageDataset):
         self.classes = images.classes
         self.labels = None if images.labels is None else images.labels.repeat(patches_per_image)
         self.captions = None if images.captions is None else images.captions * patches_per_image
-        self._decoded: OrderedDict[int, ImageSample] = OrderedDict()
+        self._decoded: OrderedDict[int, Sample] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.images) * self.patches_per_image
 
-    def __getitem__(self, index: int) -> ImageSample:
+    def __getitem__(self, index: int) -> Sample:
         number, image_index = divmod(range(len(self))[index], len(self.images))
         sample = self._decode(image_index)
         sides = sample.image.shape[1:]
@@ -86,8 +90,12 @@ class PatchDataset(ImageDataset):
         generator = keyed_generator(self.seed, "patch", image_index, number)
         free = (side - extent + 1 for extent, side in zip(area, sides, strict=True))
         top, left = (int(torch.randint(count, (), generator=generator)) for count in free)
-        patch = sample.image[:, top : top + area[0], left : left + area[1]]
-        return sample._replace(image=resize_images(patch[None], self.size)[0].contiguous())
+
+        def crop(image: Tensor) -> Tensor:
+            patch = image[:, top : top + area[0], left : left + area[1]]
+            return resize_images(patch[None], self.size)[0].contiguous()
+
+        return _each_image(sample, crop)
 
     def arrange(self, indices: list[int]) -> list[int]:
         """Shuffled items in an order with patches of ``AT_ONCE`` images at a time, ``TOGETHER`` of each."""
@@ -113,7 +121,7 @@ class PatchDataset(ImageDataset):
         """Without the decoded images, which a worker process decodes itself."""
         return self.__dict__ | {"_decoded": OrderedDict(), "_bytes": 0}
 
-    def _decode(self, index: int) -> ImageSample:
+    def _decode(self, index: int) -> Sample:
         """An image that covers a patch, and its label and caption."""
         if index in self._decoded:
             self._decoded.move_to_end(index)
@@ -122,10 +130,21 @@ class PatchDataset(ImageDataset):
         height, width = sample.image.shape[1:]
         scale = max(1.0, self.size[0] / height, self.size[1] / width)
         cover = max(self.size[0], round(scale * height)), max(self.size[1], round(scale * width))
-        sample = sample._replace(image=resize_images(sample.image[None], cover)[0])
+        sample = _each_image(sample, lambda image: resize_images(image[None], cover)[0])
         self._decoded[index] = sample
-        self._bytes += sample.image.nbytes
+        self._bytes += _bytes_of(sample)
         worker = get_worker_info()
         while self._bytes > self.memory // (worker.num_workers if worker else 1):
-            self._bytes -= self._decoded.popitem(last=False)[1].image.nbytes
+            self._bytes -= _bytes_of(self._decoded.popitem(last=False)[1])
         return sample
+
+
+def _each_image(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
+    """The sample with its image changed, or both images of a pair alike."""
+    if isinstance(sample, PairSample):
+        return sample._replace(image=change(sample.image), degraded=change(sample.degraded))
+    return sample._replace(image=change(sample.image))
+
+
+def _bytes_of(sample: Sample) -> int:
+    return sample.image.nbytes + (sample.degraded.nbytes if isinstance(sample, PairSample) else 0)

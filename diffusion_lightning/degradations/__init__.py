@@ -3,6 +3,7 @@
 from diffusion_lightning.degradations.animorphosis import Animorphosis
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.degradations.blur import GaussianBlur
+from diffusion_lightning.degradations.bridge import Bridge
 from diffusion_lightning.degradations.compose import Compose
 from diffusion_lightning.degradations.desaturate import Desaturate
 from diffusion_lightning.degradations.fade import Fade
@@ -14,6 +15,7 @@ from diffusion_lightning.degradations.transform import Transform
 
 __all__ = [
     "Animorphosis",
+    "Bridge",
     "Compose",
     "Degradation",
     "Desaturate",

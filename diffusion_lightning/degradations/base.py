@@ -37,6 +37,12 @@ class Degradation(ChecksArguments, nn.Module, ABC):
     gaussian_noise: bool = True
     """Whether z is N(0, I), which samplers that add noise need."""
 
+    is_bridge: bool = False
+    """Whether it leads to a known degraded image y, with which ``restore`` starts, instead of to a distribution."""
+
+    needs_pairs: bool = False
+    """Whether it cannot make y, so that the data must have pairs of a clean and a degraded image."""
+
     quantize: bool = False
     """Whether training inputs are rounded to 8 bits, as files are; samplers never round."""
 
@@ -66,13 +72,24 @@ class Degradation(ChecksArguments, nn.Module, ABC):
         """All random parameters of this degradation, sampled once for each image of x (B, C, H, W).
 
         Args:
-            x: The images; only their shape, dtype and device are used.
+            x: The images x_0. Only their shape, dtype and device are used, except by a ``Bridge`` that makes pairs.
             generator: One generator, a list of B (one per image), or None for torch's global generator.
         """
         params = self.sample_operator_params(x, generator)
         if self.noisy:
             params["noise"] = self.sample_noise(x, generator)
         return params
+
+    def start(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Params]:
+        """x_t and the known random parameters of a user's degraded images (B, C, H, W): the images, and none.
+
+        A ``Bridge`` adds σ_1 z to them, for t = 1, and knows y.
+        """
+        return images, {}
+
+    def degraded_image(self, x1: Tensor, params: Params) -> Tensor:
+        """The degraded image behind x_1 (B, C, H, W), the inverse of ``start``: x_1 itself, or a bridge's y."""
+        return x1
 
     @property
     def noisy(self) -> bool:
@@ -95,6 +112,30 @@ class Degradation(ChecksArguments, nn.Module, ABC):
             "SNRWeight, DDPM and likelihoods need: use the X0 or Residual parameterization, and ProbabilityFlow or Cold"
         )
 
+    def signal(self, t: Tensor) -> Tensor:
+        """λ_t (B,) where D_t(x) = λ_t·x + D_t(0): α_t, or a bridge's factor of x_0."""
+        return self.alpha(t)
+
+    def transition_factor(self, t: Tensor, s: Tensor) -> Tensor:
+        """ψ (B,) of the transitions from s to t > s: x_t = ψ x_s + …, plus noise of variance σ_t² − ψ² σ_s²; float64.
+
+        Chapman–Kolmogorov: ψ(u, s) = ψ(u, t) ψ(t, s). It is λ_t/λ_s, unless the transition depends on x_0.
+        """
+        return self.signal(t.double()) / self.signal(s.double())
+
+    def sigma_ratio(self, t: Tensor, s: Tensor) -> Tensor:
+        """σ_s/σ_t (B,), float64, with 0/0 := 1: the part of x_t − D_t(x_0) that the probability flow keeps from t to s.
+
+        It is infinite at t = 1 for a bridge that has no noise there, x_1 = y.
+        """
+        sigma_t, sigma_s = self.sigma(t.double()), self.sigma(s.double())
+        return torch.where(sigma_t > 0, sigma_s / sigma_t, torch.ones_like(sigma_t))
+
+    @property
+    def has_transitions(self) -> bool:
+        """Whether its transitions have Gaussian noise and a ``transition_factor``, which ancestral steps need."""
+        return self.is_gaussian_diffusion
+
     @property
     def has_alpha(self) -> bool:
         """Whether D_t = α_t·x, so that ``alpha`` is defined."""
@@ -111,8 +152,9 @@ class Degradation(ChecksArguments, nn.Module, ABC):
         return self.hot and self.gaussian_noise
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """The noise level relative to the image's scale (B,): σ_t/α_t where D_t = α_t·x, else σ_t."""
-        return self.sigma(t) / self.alpha(t) if self.has_alpha else self.sigma(t)
+        """The noise level relative to the image's scale (B,): σ_t/λ_t where D_t(x) = λ_t·x + D_t(0), else σ_t."""
+        has_signal = self.has_alpha or type(self).signal is not Degradation.signal
+        return self.sigma(t) / self.signal(t) if has_signal else self.sigma(t)
 
     def time_at_noise_level(self, level: Tensor) -> Tensor:
         """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; higher levels give 1."""

@@ -51,6 +51,16 @@ def posterior(degradation: Degradation, t: Tensor, s: Tensor) -> Posterior:
     return Posterior(alpha_s * beta / power_t, power_s * beta / power_t, beta)
 
 
+def kept_fraction(degradation: Degradation, t: Tensor, s: Tensor) -> Tensor:
+    """1 − β̃/σ_s² = ψ²σ_s²/σ_t², the part of σ_s² that the steps from t to s < t, (B,) each, keep of z; float64.
+
+    It is 0 at s = 0, and for steps from the end of a bridge that has no noise there, x_1 = y.
+    """
+    ratio = degradation.sigma_ratio(t, s)
+    kept = (degradation.transition_factor(t, s) * ratio) ** 2
+    return torch.where((ratio > 0) & ratio.isfinite(), kept, torch.zeros_like(kept)).clamp(max=1)
+
+
 def previous_time(degradation: Degradation, t: Tensor) -> Tensor:
     """The end s = t − 1/T of the grid's own step from t (B,), float64: 0 up to t = 1/T, and 1/T up to 2/T."""
     u = to_grid(t, degradation.steps)

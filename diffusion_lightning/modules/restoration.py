@@ -24,7 +24,7 @@ from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
 from diffusion_lightning.objectives.time_samplers import TimeSampler, UniformSteps
 from diffusion_lightning.priors.base import Prior
-from diffusion_lightning.priors.mixture import ChannelMeans
+from diffusion_lightning.priors.default import default_prior
 from diffusion_lightning.samplers.base import Sampler
 from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.samplers.tiling import TiledDenoiser
@@ -39,7 +39,7 @@ class RestorationModule(EstimatesSeverity):
         parameterization: What the network predicts; x_0 by default.
         loss: The restoration loss; L1 by default.
         sampler: How to sample from t = 1 to 0; the probability flow with the degradation's own steps by default.
-        prior: The distribution of x_1; a Gaussian on the channel means by default.
+        prior: The distribution of x_1; a Gaussian on the channel means by default, of a bridge held-out images.
         time_sampler: Distribution of the training times t; t = k/T with uniform k by default.
         conditioner: Embeds labels or captions for the denoiser; None trains an unconditional model.
         guidance: How strongly sampling follows the condition; None for the denoiser as it was trained.
@@ -77,12 +77,12 @@ class RestorationModule(EstimatesSeverity):
         self.denoiser = denoiser
         self.parameterization = parameterization or X0()
         self.loss = loss or L1()
-        self.prior = prior or ChannelMeans()
+        self.prior = prior or default_prior(degradation)
         self.time_sampler = time_sampler or UniformSteps()
         self.conditioner = conditioner
         self.clip_denoised = clip_denoised
         self.sampling = SamplingConfig(sampler or ProbabilityFlow(), guidance)
-        for part in (self.parameterization, self.loss, self.sampling.sampler, self.time_sampler):
+        for part in (self.parameterization, self.loss, self.sampling.sampler, self.prior, self.time_sampler):
             part.check(degradation)
         self.parameterization.check_network(denoiser)
         self.loss.check_variance(self.parameterization.predicts_variance)
@@ -90,10 +90,7 @@ class RestorationModule(EstimatesSeverity):
             guidance.check(degradation)
 
     def forward(self, x: Tensor, t: Tensor, embedding: ConditionEmbedding | None = None) -> Tensor | Prediction:
-        """x̂_0 of the images x_t (B, C, H, W) at the times t (B,); see ``predict_x0``.
-
-        A ``Prediction`` if the parameterization predicts the variance, which samplers use, else a tensor.
-        """
+        """``predict_x0`` as a tensor, or as a ``Prediction`` if the parameterization predicts the variance."""
         prediction = self.predict_x0(x, t, embedding)
         return prediction.x0 if prediction.log_variance is None else prediction
 
@@ -249,7 +246,8 @@ class RestorationModule(EstimatesSeverity):
         if not hasattr(data, "clean_images"):
             raise ValueError("the prior is fitted to data: use a DegradationDataModule, or call prior.fit before fit")
         if self.trainer.is_global_zero:
-            self.prior.fit(data.clean_images(self.prior.split, self.prior.max_images), self.degradation)
+            images = data.degraded_images if self.degradation.needs_pairs else data.clean_images
+            self.prior.fit(images(self.prior.split, self.prior.max_images), self.degradation)
         self.prior.state = self.trainer.strategy.broadcast(self.prior.state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

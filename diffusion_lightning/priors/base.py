@@ -28,6 +28,13 @@ class Prior(ChecksArguments, ABC):
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
 
+    def check(self, degradation: Degradation) -> None:
+        """Check that the prior is defined for this degradation.
+
+        Raises:
+            ValueError: It is not; the message names the remedy.
+        """
+
     @property
     def fitted(self) -> bool:
         """Whether it can be sampled."""

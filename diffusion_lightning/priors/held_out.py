@@ -16,8 +16,11 @@ from diffusion_lightning.priors.base import Prior
 class HeldOutImages(Prior):
     """Degraded held-out images: for restoration, and for degradations whose D_1(x_0) has no simple distribution.
 
+    It keeps the clean images and degrades them, except for a bridge without pairs of its own: it keeps the degraded
+    images of the data.
+
     Args:
-        max_images: Maximum number of clean held-out images to save in the checkpoint, as uint8.
+        max_images: Maximum number of held-out images to save in the checkpoint, as uint8.
     """
 
     split = "val"
@@ -45,9 +48,11 @@ class HeldOutImages(Prior):
     def draw(
         self, degradation: Degradation, generators: list[torch.Generator], device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Params]:
-        """Choose an image per generator and degrade it to t = 1."""
+        """Choose an image per generator and degrade it to t = 1, or start from it if it is a degraded one."""
         images = self.state["images"]
         choice = (rng.uniform((len(generators), 1), generators)[:, 0] * len(images)).long()
-        clean = from_uint8(images[choice]).to(device)
-        params = degradation.sample_params(clean, generators)
-        return degradation(clean, times_like(clean, 1.0), params), params
+        chosen = from_uint8(images[choice]).to(device)
+        if degradation.needs_pairs:
+            return degradation.start(chosen, generators)
+        params = degradation.sample_params(chosen, generators)
+        return degradation(chosen, times_like(chosen, 1.0), params), params

@@ -33,6 +33,18 @@ class MixturePrior(Prior):
             raise ValueError(f"components={components}: a mixture has at least 1 Gaussian")
         self.components = components
 
+    def check(self, degradation: Degradation) -> None:
+        """Check that the degradation is no bridge, which starts from a degraded image.
+
+        Raises:
+            ValueError: It is one.
+        """
+        if degradation.is_bridge:
+            raise ValueError(
+                f"{type(self).__name__} is a distribution of x_1, and a {type(degradation).__name__} starts from "
+                "degraded images: use HeldOutImages, its default"
+            )
+
     @abstractmethod
     def encode(self, x1: Tensor) -> Tensor:
         """The few values that represent D_1(x_0): (B, C, H, W) → (B, C, h, w)."""

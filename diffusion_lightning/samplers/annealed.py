@@ -32,8 +32,8 @@ class Momentum(Sampler):
         name = type(degradation).__name__
         if degradation.noisy and not degradation.gaussian_noise:
             raise ValueError(f"Momentum adds Gaussian noise, unlike {name}: use ProbabilityFlow or Cold")
-        sigma = degradation.sigma(torch.linspace(0, 1, degradation.steps + 1, dtype=torch.float64))
-        if (sigma.diff() < 0).any():
+        times = torch.linspace(0, 1, degradation.steps + 1, dtype=torch.float64)
+        if (degradation.sigma_ratio(times[1:], times[:-1]) > 1).any():
             raise ValueError(f"Momentum needs a σ_t that never decreases, unlike that of {name}: use ProbabilityFlow")
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The loop that all samplers share: x_s = D_s(x̂_0) + κ (x_t − D_t(x̂_0)) + ζ η, from t_start to s = 0."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
@@ -200,12 +201,27 @@ def alpha_at(degradation: Degradation, t: float) -> float:
     return degradation.alpha(torch.tensor([t], dtype=torch.float64)).item()
 
 
+def signal_at(degradation: Degradation, t: float) -> float:
+    """λ_t in float64: α_t, or a bridge's factor of x_0."""
+    return degradation.signal(torch.tensor([t], dtype=torch.float64)).item()
+
+
 def noise_level_at(degradation: Degradation, t: float) -> float:
-    """σ_t/α_t in float64, or σ_t for a degradation without α_t."""
+    """σ_t/λ_t in float64, or σ_t for a degradation without λ_t."""
     return degradation.noise_level(torch.tensor([t], dtype=torch.float64)).item()
 
 
 def sigma_ratio(degradation: Degradation, t: float, s: float) -> float:
-    """σ_s/σ_t with 0/0 := 1: the fraction of the residual that the probability flow keeps from t to s."""
-    sigma_t = sigma_at(degradation, t)
-    return sigma_at(degradation, s) / sigma_t if sigma_t > 0 else 1.0
+    """σ_s/σ_t with 0/0 := 1, as ``Degradation.sigma_ratio``."""
+    time, end = (torch.tensor([value], dtype=torch.float64) for value in (t, s))
+    return degradation.sigma_ratio(time, end).item()
+
+
+def flow_coefficients(degradation: Degradation, t: float, s: float) -> tuple[float, float]:
+    """κ and ζ of the probability flow: (σ_s/σ_t, 0).
+
+    From x_1 = y of a bridge without noise there, the step is (0, σ_s): the flow is singular at that point, from which
+    it leads to all of the distribution of x_s.
+    """
+    ratio = sigma_ratio(degradation, t, s)
+    return (ratio, 0.0) if math.isfinite(ratio) else (0.0, sigma_at(degradation, s))

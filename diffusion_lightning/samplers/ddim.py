@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.degradations.posterior import posterior
-from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, sigma_at, sigma_ratio
+from diffusion_lightning.degradations.posterior import kept_fraction
+from diffusion_lightning.samplers.base import Sampler, SamplerState, flow_coefficients, sigma_at, signal_at
 from diffusion_lightning.samplers.spacing import StepSpacing
 
 
@@ -27,12 +27,12 @@ class DDIM(Sampler):
         self.eta = eta
 
     def check(self, degradation: Degradation) -> None:
-        """Check that the degradation is α_t x + σ_t z with Gaussian z if η > 0.
+        """Check that the degradation is α_t x + σ_t z with Gaussian z, or a bridge, if η > 0.
 
         Raises:
             ValueError: It is not.
         """
-        if self.eta > 0 and not degradation.is_gaussian_diffusion:
+        if self.eta > 0 and not degradation.has_transitions:
             name = f"DDIM with eta={self.eta}" if type(self) is DDIM else type(self).__name__
             raise ValueError(
                 f"{name} adds Gaussian noise, which needs a degradation α_t x + σ_t z, unlike "
@@ -41,24 +41,25 @@ class DDIM(Sampler):
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """Equations 12 and 16 of the paper, in this package's terms."""
-        if self.eta == 0:
-            return sigma_ratio(degradation, t, s), 0.0
+        kappa, zeta = flow_coefficients(degradation, t, s)
+        if self.eta == 0 or zeta > 0:
+            return kappa, zeta
         time, end = (torch.tensor([value], dtype=torch.float64) for value in (t, s))
-        zeta2 = self.eta**2 * max(posterior(degradation, time, end).variance.item(), 0)
-        sigma_t, sigma_s = sigma_at(degradation, t), sigma_at(degradation, s)
-        return math.sqrt(max(sigma_s**2 - zeta2, 0)) / sigma_t, math.sqrt(zeta2)
+        kept = kept_fraction(degradation, time, end).item()
+        zeta = self.eta * math.sqrt(1 - kept) * sigma_at(degradation, s)
+        return math.sqrt(1 - self.eta**2 + self.eta**2 * kept) * kappa, zeta
 
     def step(self, state: SamplerState, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
         """With η = 1 and a predicted variance v, sample from ∫ q(x_s | x_t, x_0) N(x_0; x̂_0, v) dx_0.
 
-        Its variance is ζ² + (α_s − κ α_t)² v: from β̃_t for v = 0 to β_t, which VP and VE have at v = σ_t²
-        (2102.09672, sec. 3.1).
+        Its variance is ζ² + (λ_s − κ λ_t)² v with λ = α, or a bridge's factor of x_0: from β̃_t for v = 0 to β_t, which
+        VP and VE have at v = σ_t² (2102.09672, sec. 3.1).
         """
         prediction = state.predict_x0(x, t)
         kappa, zeta = self.coefficients(state.degradation, t, s)
         std: float | Tensor = zeta
         if self.eta == 1 and s > 0 and prediction.log_variance is not None:
-            x0_coef = alpha_at(state.degradation, s) - kappa * alpha_at(state.degradation, t)
+            x0_coef = signal_at(state.degradation, s) - kappa * signal_at(state.degradation, t)
             std = (zeta**2 + x0_coef**2 * prediction.log_variance.to(x.dtype).exp()).sqrt()
         return prediction.x0, state.transition(x, prediction.x0, t, s, kappa, std)
 

@@ -13,14 +13,23 @@ from torch import Tensor
 
 from diffusion_lightning.core import rng
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, noise_level_at, sigma_at, sigma_ratio
+from diffusion_lightning.samplers.base import (
+    Sampler,
+    SamplerState,
+    alpha_at,
+    flow_coefficients,
+    noise_level_at,
+    sigma_at,
+    sigma_ratio,
+)
 from diffusion_lightning.samplers.spacing import StepSpacing
 
 
 class Heun(Sampler):
     """x̂_0 is the average of those at (x_t, t) and at the predicted point (x_s, s), two network evaluations per step.
 
-    The last step, to s = 0, is of first order: 2N − 1 network evaluations (NFE) in all.
+    The last step, to s = 0, is of first order, and so is a first step from x_1 = y of a bridge without noise there:
+    2N − 1 network evaluations (NFE) in all, or 2N − 2.
 
     For D_t = α_t the sampler can churn as EDM's does (2206.00364, Algorithm 2): before each step the noise level
     σ_t/α_t is raised by the factor 1 + γ with γ = min(churn/N, √2 − 1), never beyond t = 1. That is the step t → t̂ with
@@ -86,7 +95,7 @@ class Heun(Sampler):
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(σ_s/σ_t, 0), the probability flow's."""
-        return sigma_ratio(degradation, t, s), 0.0
+        return flow_coefficients(degradation, t, s)
 
     def step(self, state: SamplerState, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
         """The flow's step with x̂_0 + w (x̂_0' − x̂_0), where x̂_0' is the prediction at the end of the plain step."""
@@ -94,7 +103,7 @@ class Heun(Sampler):
         kappa_zeta = self.coefficients(state.degradation, t, s)
         x0 = state.predict_x0(x, t).x0
         x_next = state.transition(x, x0, t, s, *kappa_zeta)
-        if s > 0:
+        if s > 0 and kappa_zeta[0] > 0:
             x0_end = state.predict_x0(x_next, s).x0
             if self.correction == "integral":
                 return x0, x_next + self._integral(state, x0_end, t, s) - self._integral(state, x0, t, s)
@@ -168,7 +177,7 @@ class Multistep(Sampler):
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """(σ_s/σ_t, 0), the probability flow's."""
-        return sigma_ratio(degradation, t, s), 0.0
+        return flow_coefficients(degradation, t, s)
 
     def step(self, state: SamplerState, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
         """The flow's step with the extrapolated x̂_0; returns the network's own x̂_0."""

@@ -307,8 +307,8 @@ def test_the_time_at_a_noise_level_has_that_level(case):
 def test_the_noise_level_is_sigma_over_the_scale_of_the_image(case):
     degradation = DEGRADATIONS[case]()
     t = times(degradation, 9)
-    alpha = degradation.alpha(t) if degradation.has_alpha else 1.0
-    assert torch.equal(degradation.noise_level(t), degradation.sigma(t) / alpha)
+    signal = degradation.signal(t) if degradation.has_alpha or degradation.is_bridge else 1.0
+    assert torch.equal(degradation.noise_level(t), degradation.sigma(t) / signal)
 
 
 @pytest.mark.parametrize("case", NOISY)

@@ -23,8 +23,9 @@ def batch_of(
     batch: int = 0,
     degradation: Degradation | None = None,
     condition: Condition | None = None,
+    degraded: Tensor | None = None,
 ) -> RestorationBatch:
-    """The hook's batch from a transferred batch of uint8 images, on this rank at this point of the run."""
+    """The hook's batch from a transferred batch of uint8 images, or pairs, on this rank at this point of the run."""
     module = tiny_module(degradation=degradation or blur(noise=0.1), time_sampler=UniformTime())
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=module,
@@ -35,7 +36,8 @@ def batch_of(
         fit_loop=SimpleNamespace(total_batch_idx=batch - 1),
         state=SimpleNamespace(fn=TrainerFn.FITTING),
     )
-    return data.on_after_batch_transfer([images, index, condition or {}], 0)
+    others = [] if degraded is None else [degraded]
+    return data.on_after_batch_transfer([images, index, condition or {}, *others], 0)
 
 
 def uint8_images(number: int = 8, channels: int = 3) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from diffusion_lightning.data.digits import DigitsDataset
 from diffusion_lightning.degradations import (
     Animorphosis,
+    Bridge,
     Compose,
     Degradation,
     Desaturate,
@@ -62,6 +63,11 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "noise of ImageNet-C": lambda: ImageNetC("gaussian_noise", severity=3.5, steps=20),
     "elastic transform of ImageNet-C": lambda: ImageNetC("elastic_transform", steps=5),
     "animorphosis": lambda: Animorphosis(DigitsDataset, steps=20),
+    # Where σ decreases with t, the tests of noise do not hold; degradations/test_bridge.py tests every kind.
+    "a bridge without noise": lambda: Bridge("bbdm", Fade(steps=4, centre="random"), steps=10, noise=0.0),
+    "a bridge with noise at its end": lambda: Bridge(
+        "irsde", Fade(steps=4, centre="random", noise=0.1), severity=0.5, steps=10, noise=0.3
+    ),
     "a function that ramps": lambda: Transform(
         BLUR, {"sigma": [[0.0, 0.0], [2.0, 3.0]]}, None, {"kernel_size": [5, 3]}
     ),
