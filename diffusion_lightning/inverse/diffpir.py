@@ -12,9 +12,12 @@ from diffusion_lightning.samplers.base import Sampler
 class DiffPIR(Posterior):
     """argmin_x ‖y − A x‖² + ρ_t ‖x − x̂_0‖² with ρ_t = λ σ_y² α_t²/σ_t², in closed form.
 
-    With the sampler ``FreshNoise(eta)`` it is the paper's Algorithm 1, ζ = η². For Gaussian images of unit variance and
-    λ = 1 the exact ρ_t is σ_y² (α_t² + σ_t²)/σ_t², so the method trusts y too much where σ_t is large, and the
-    variance of its samples is not that of the posterior. Without noise it is ``DDNM``.
+    With the sampler ``FreshNoise(eta)`` it is the paper's Algorithm 1, ζ = η². Without noise it is ``DDNM``.
+
+    Samples are not those of the posterior. For images of unit variance the exact ρ_t is σ_y² (α_t² + σ_t²)/σ_t², and
+    the noise x_t − α_t x̂_0 does not come from y: for a value from N(0, 1), measured as 1 with the noise 0.5, samples
+    have the mean 0.82 and the variance 0.17 with λ = 1, and 0.43 and 0.53 with λ = 7, where 0.8 and 0.2 are right
+    (measured with ζ = 0.3 and 100 steps).
 
     Args:
         measurement: A: any linear degradation, or a linear function of images.

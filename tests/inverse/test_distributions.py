@@ -122,7 +122,7 @@ OPERATORS = {
     "reflect blur": lambda: GaussianBlur(steps=1, kernel_size=3, std=0.6, schedule="constant", padding="reflect"),
 }
 NOISELESS = {
-    "MMPS": lambda operator: (MMPS(operator, max_steps=100, tolerance=1e-9), ProbabilityFlow(20)),
+    "MMPS": lambda operator: (MMPS(operator, max_steps=60, tolerance=1e-7), ProbabilityFlow(8)),
     "DDNM": lambda operator: (DDNM(operator), DDPM(20)),
     "DDRM": lambda operator: (DDRM(operator), DDRMSteps(20)),
     "DDRM with another sampler": lambda operator: (DDRM(operator), DDIM(20, eta=0.5)),
