@@ -46,7 +46,7 @@ def compare(
     """
     module = as_restoration_module(model)
     default: list[Sampler] = [ProbabilityFlow()]
-    if module.degradation.has_transitions:
+    if module.degradation.is_gaussian_diffusion or module.degradation.is_bridge:
         default.append(DDPM())
     samplers = samplers or default
     for sampler in samplers:

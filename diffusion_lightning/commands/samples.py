@@ -143,7 +143,7 @@ def stochastic(sampler: Sampler, module: RestorationModule, samples: int) -> Sam
         raise ValueError(f"samples={samples}: choose 1, for one restoration, or at least 2, to see how they differ")
     if isinstance(sampler, Direct):
         raise ValueError(f"samples={samples}: the direct prediction is one image: use another sampler, or --samples 1")
-    if isinstance(sampler, DDIM) and sampler.eta == 0 and module.degradation.is_gaussian_diffusion:
+    if isinstance(sampler, DDIM) and sampler.eta == 0 and module.degradation.has_transitions:
         return DDIM(sampler.steps, eta=1.0, spacing=sampler.spacing)
     return sampler
 

@@ -119,8 +119,11 @@ class Degradation(ChecksArguments, nn.Module, ABC):
     def transition_factor(self, t: Tensor, s: Tensor) -> Tensor:
         """ψ (B,) of the transitions from s to t > s: x_t = ψ x_s + …, plus noise of variance σ_t² − ψ² σ_s²; float64.
 
-        Chapman–Kolmogorov: ψ(u, s) = ψ(u, t) ψ(t, s). It is λ_t/λ_s, unless the transition depends on x_0.
+        Chapman–Kolmogorov: ψ(u, s) = ψ(u, t) ψ(t, s). It is λ_t/λ_s, unless the transition depends on x_0. A D_t that is
+        no multiple of x has ψ = 1: x_t = x_s + D_t(x_0) − D_s(x_0), and noise as in a variance-exploding diffusion.
         """
+        if not self._has_signal:
+            return torch.ones_like(t, dtype=torch.float64)
         return self.signal(t.double()) / self.signal(s.double())
 
     def sigma_ratio(self, t: Tensor, s: Tensor) -> Tensor:
@@ -133,13 +136,17 @@ class Degradation(ChecksArguments, nn.Module, ABC):
 
     @property
     def has_transitions(self) -> bool:
-        """Whether its transitions have Gaussian noise and a ``transition_factor``, which ancestral steps need."""
-        return self.is_gaussian_diffusion
+        """Whether its transitions have Gaussian noise, which ancestral steps need."""
+        return self.noisy and self.gaussian_noise
 
     @property
     def has_alpha(self) -> bool:
         """Whether D_t = α_t·x, so that ``alpha`` is defined."""
         return type(self).alpha is not Degradation.alpha
+
+    @property
+    def _has_signal(self) -> bool:
+        return self.has_alpha or type(self).signal is not Degradation.signal
 
     @property
     def hot(self) -> bool:
@@ -153,8 +160,7 @@ class Degradation(ChecksArguments, nn.Module, ABC):
 
     def noise_level(self, t: Tensor) -> Tensor:
         """The noise level relative to the image's scale (B,): σ_t/λ_t where D_t(x) = λ_t·x + D_t(0), else σ_t."""
-        has_signal = self.has_alpha or type(self).signal is not Degradation.signal
-        return self.sigma(t) / self.signal(t) if has_signal else self.sigma(t)
+        return self.sigma(t) / self.signal(t) if self._has_signal else self.sigma(t)
 
     def time_at_noise_level(self, level: Tensor) -> Tensor:
         """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; higher levels give 1."""

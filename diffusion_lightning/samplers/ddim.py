@@ -27,7 +27,7 @@ class DDIM(Sampler):
         self.eta = eta
 
     def check(self, degradation: Degradation) -> None:
-        """Check that the degradation is α_t x + σ_t z with Gaussian z, or a bridge, if η > 0.
+        """Check that the degradation has Gaussian noise, if η > 0.
 
         Raises:
             ValueError: It is not.
@@ -35,8 +35,8 @@ class DDIM(Sampler):
         if self.eta > 0 and not degradation.has_transitions:
             name = f"DDIM with eta={self.eta}" if type(self) is DDIM else type(self).__name__
             raise ValueError(
-                f"{name} adds Gaussian noise, which needs a degradation α_t x + σ_t z, unlike "
-                f"{type(degradation).__name__}: use ProbabilityFlow or Cold"
+                f"{name} adds Gaussian noise, which needs a degradation with such noise, unlike "
+                f"{type(degradation).__name__}: use ProbabilityFlow or Cold, or train with noise, as warm_blur.yaml does"
             )
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:

@@ -236,9 +236,11 @@ def test_samplers_reject_a_number_of_steps_that_is_no_positive_integer(steps):
         Cold(steps)
 
 
-def test_samplers_that_add_noise_reject_a_degradation_without_alpha():
-    with pytest.raises(ValueError, match=r"DDPM.*unlike GaussianBlur: use ProbabilityFlow or Cold"):
-        DDPM(2)(Garbage(), GaussianBlur(noise=0.1), images())
+def test_samplers_that_add_noise_reject_a_degradation_without_noise():
+    with pytest.raises(
+        ValueError, match=r"DDPM.*unlike GaussianBlur: use ProbabilityFlow or Cold, or train with noise"
+    ):
+        DDPM(2)(Garbage(), GaussianBlur(), images())
 
 
 def test_samplers_that_add_noise_reject_noise_that_is_not_gaussian():
