@@ -119,8 +119,8 @@ class Degradation(ChecksArguments, nn.Module, ABC):
     def transition_factor(self, t: Tensor, s: Tensor) -> Tensor:
         """ψ (B,) of the transitions from s to t > s: x_t = ψ x_s + …, plus noise of variance σ_t² − ψ² σ_s²; float64.
 
-        Chapman–Kolmogorov: ψ(u, s) = ψ(u, t) ψ(t, s). It is λ_t/λ_s, unless the transition depends on x_0. A D_t that is
-        no multiple of x has ψ = 1: x_t = x_s + D_t(x_0) − D_s(x_0), and noise as in a variance-exploding diffusion.
+        Chapman–Kolmogorov: ψ(u, s) = ψ(u, t) ψ(t, s). It is λ_t/λ_s, unless the transition depends on x_0. A D_t
+        that is no multiple of x has ψ = 1: the noise is that of a variance-exploding diffusion.
         """
         if not self._has_signal:
             return torch.ones_like(t, dtype=torch.float64)

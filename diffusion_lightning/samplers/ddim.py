@@ -36,7 +36,7 @@ class DDIM(Sampler):
             name = f"DDIM with eta={self.eta}" if type(self) is DDIM else type(self).__name__
             raise ValueError(
                 f"{name} adds Gaussian noise, which needs a degradation with such noise, unlike "
-                f"{type(degradation).__name__}: use ProbabilityFlow or Cold, or train with noise, as warm_blur.yaml does"
+                f"{type(degradation).__name__}: use ProbabilityFlow or Cold, or train it warm, with noise=0.1"
             )
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:

@@ -237,9 +237,7 @@ def test_samplers_reject_a_number_of_steps_that_is_no_positive_integer(steps):
 
 
 def test_samplers_that_add_noise_reject_a_degradation_without_noise():
-    with pytest.raises(
-        ValueError, match=r"DDPM.*unlike GaussianBlur: use ProbabilityFlow or Cold, or train with noise"
-    ):
+    with pytest.raises(ValueError, match=r"DDPM.*unlike GaussianBlur: use ProbabilityFlow or Cold, or train it warm"):
         DDPM(2)(Garbage(), GaussianBlur(), images())
 
 
