@@ -79,7 +79,7 @@ def describe_severities(estimates: Collection[tuple[float, float]], trainer: Tra
     total, number = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
     if not number:
         return "No severity was estimated"
-    span = f"{low:.3g}" if low == -minus_high else f"{low:.3g} to {-minus_high:.3g}"
+    span = " to ".join(dict.fromkeys([f"{low:.3g}", f"{-minus_high:.3g}"]))  # one number if they are equal
     std = total / number
     remedy = ", which is uncertain: compare several by --severity 0.25,0.5,1" if std > UNCERTAIN else ""
     return f"Estimated severity: t = {span}, ± {std:.2g}{remedy}"

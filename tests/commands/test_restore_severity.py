@@ -61,8 +61,8 @@ def test_restore_estimates_every_severity_by_default(
     ("std", "end"), [(0.1, "± 0.1"), (0.28, "± 0.28, which is uncertain: compare several by --severity 0.25,0.5,1")]
 )
 def test_an_uncertain_estimate_names_the_remedy(tmp_path: Path, std: float, end: str) -> None:
-    line = describe_severities([(0.5, std), (0.25, std)], tiny_trainer(tmp_path))
-    assert line == f"Estimated severity: t = 0.25 to 0.5, {end}"
+    line = describe_severities([(0.5, std), (0.50001, std)], tiny_trainer(tmp_path))
+    assert line == f"Estimated severity: t = 0.5, {end}"
 
 
 def test_a_number_replaces_the_estimate(tmp_path: Path, estimating: Path, capsys: pytest.CaptureFixture[str]) -> None:
