@@ -49,7 +49,7 @@ class _SeveralSeverities(UserImages):
 
 
 class _Unreadable:
-    """Counts the files that cannot be read; no sheet is finished before."""
+    """Counts those of so many files that cannot be read. Every sheet is written again."""
 
     def __init__(self, files: int) -> None:
         self.files = files

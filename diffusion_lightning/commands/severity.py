@@ -12,6 +12,10 @@ Severity = float | Literal["auto"]
 """The severity t of images, in [0, 1], or estimated."""
 
 
+UNCERTAIN = 0.2
+"""Standard deviation of an estimate that says little: without any knowledge of t it is 0.29."""
+
+
 def choose_severity(severity: float | str | None, module: RestorationModule) -> Severity | list[float]:
     """The severity of a user's images, or several to choose from; by default estimated if the module can, else 1.
 
@@ -64,18 +68,22 @@ def check_severity(severity: float) -> None:
 def describe_severities(estimates: Collection[tuple[float, float]], trainer: Trainer) -> str:
     """``Estimated severity: t = 0.35 to 0.8, ± 0.03``: the range, and the mean uncertainty; for all ranks.
 
+    What to do is added where the estimates are hardly more certain than none.
+
     Args:
         estimates: t and its standard deviation, of every image of this rank.
         trainer: The trainer.
     """
     device = trainer.strategy.root_device
-    t, std = torch.tensor([*estimates], dtype=torch.float64).reshape(-1, 2).T
+    t, stds = torch.tensor([*estimates], dtype=torch.float64).reshape(-1, 2).T
     # A rank without images changes neither the range nor the sums.
     ends = torch.tensor([min(t.tolist(), default=2.0), -max(t.tolist(), default=-1.0)], device=device)
-    sums = torch.tensor([float(std.sum()), len(std)], device=device)
+    sums = torch.tensor([float(stds.sum()), len(stds)], device=device)
     low, minus_high = trainer.strategy.reduce(ends, reduce_op="min").tolist()
     total, number = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
     if not number:
         return "No severity was estimated"
-    span = f"{low:.3g}" if low == -minus_high else f"{low:.3g} to {-minus_high:.3g}"
-    return f"Estimated severity: t = {span}, ± {total / number:.2g}"
+    span = " to ".join(dict.fromkeys([f"{low:.3g}", f"{-minus_high:.3g}"]))  # one number if they are equal
+    std = total / number
+    remedy = ", which is uncertain: compare several by --severity 0.25,0.5,1" if std > UNCERTAIN else ""
+    return f"Estimated severity: t = {span}, ± {std:.2g}{remedy}"

@@ -14,7 +14,7 @@ class SeverityEstimator(nn.Module):
     does not grow with their size. The severities of the distribution are i/bins, i = 0 … bins; 0 is a clean image.
 
     Args:
-        channels: Channels of the images; one channel (grey) is repeated so often.
+        channels: Channels of the images. A grey image may have one channel, which is then repeated.
         width: Channels of the features.
         scales: Number of scales, each half of the one before.
         bins: The number of intervals of [0, 1].

@@ -18,21 +18,15 @@ from diffusion_lightning import RestorationModule
 from diffusion_lightning.commands.restore import prepare_sampling
 from diffusion_lightning.core.images import quantize, to_unit
 from diffusion_lightning.core.types import RestorationBatch
-from diffusion_lightning.data import DegradationDataModule, Digits, Emoji, Photographs, degrade
+from diffusion_lightning.data import DegradationDataModule, Digits, Emoji, degrade
 
-DIGITS = ("blur", "noise", "pixelate", "fade", "snow", "transform")
-PHOTOGRAPHS = ("photo_blur", "photo_pixelate")
-CONFIGS = (*DIGITS, "imagenet_c", "desaturate", *PHOTOGRAPHS)
+CONFIGS = ("blur", "noise", "pixelate", "fade", "snow", "transform", "imagenet_c")
 SEVERITIES = 8
 
 
 def data_of(name: str) -> DegradationDataModule:
     """The data of a config."""
-    if name in DIGITS:
-        return Digits(size=16, seed=0)
-    if name in PHOTOGRAPHS:
-        return Photographs(seed=0)
-    return Emoji(size=24 if name == "desaturate" else 32, groups=None, root="data", seed=0)
+    return Emoji(size=32, groups=None, root="data", seed=0) if name == "imagenet_c" else Digits(size=16, seed=0)
 
 
 def severities(steps: int) -> list[float]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import DEBUG, QUIET, fail, files, pixels_of, rows, run, write_images
+from helpers.runs import DEBUG, QUIET, fail, files, pixels_of, rows, run, tiny_trainer, write_images
 from PIL import Image
 from rich.progress import Progress, Task
 
 from diffusion_lightning import RestorationModule, restore
+from diffusion_lightning.commands.severity import describe_severities
 from diffusion_lightning.core.images import from_uint8, read_image, save_image, to_uint8
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.data import Digits
@@ -54,6 +55,14 @@ def test_restore_estimates_every_severity_by_default(
     assert t.min() < t.max()
     line = next(line for line in lines if line.startswith("Estimated severity"))
     assert line == f"Estimated severity: t = {t.min():.3g} to {t.max():.3g}, ± {std.mean():.2g}"
+
+
+@pytest.mark.parametrize(
+    ("std", "end"), [(0.1, "± 0.1"), (0.28, "± 0.28, which is uncertain: compare several by --severity 0.25,0.5,1")]
+)
+def test_an_uncertain_estimate_names_the_remedy(tmp_path: Path, std: float, end: str) -> None:
+    line = describe_severities([(0.5, std), (0.50001, std)], tiny_trainer(tmp_path))
+    assert line == f"Estimated severity: t = 0.5, {end}"
 
 
 def test_a_number_replaces_the_estimate(tmp_path: Path, estimating: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,7 +162,7 @@ def test_weights_are_matched_in_python(checkpoint: Path) -> None:
 
 
 def test_a_severity_estimator_is_trained_afterwards(checkpoint: Path, tmp_path: Path) -> None:
-    """A learning rate of 0 keeps the denoiser, its average and the prior bit for bit: the estimator has its own."""
+    """A learning rate of 0 keeps the denoiser, its average and the prior, bitwise: the estimator has its own rate."""
     still = ["--model.optimizer=AdamW", "--model.optimizer.lr=0", "--trainer.max_steps=3"]
     run(tmp_path, *FIT, "--weights", checkpoint, "--model.severity_estimator=SeverityEstimator", *still)
     old, new = load(checkpoint), load(tmp_path / LAST)

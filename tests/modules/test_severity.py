@@ -141,7 +141,7 @@ def test_a_run_resumed_with_another_state_ends_in_an_error(tmp_path: Path) -> No
 def test_a_trained_estimator_knows_the_severity(tmp_path: Path, degradation: Degradation) -> None:
     data = Digits(size=8, batch_size=64, seed=0)
     module = tiny_module(degradation=degradation, severity_estimator=SeverityEstimator(1))
-    trainer = tiny_trainer(tmp_path, max_epochs=8, check_val_every_n_epoch=8)
+    trainer = tiny_trainer(tmp_path, max_epochs=5, check_val_every_n_epoch=5)
     trainer.fit(module, datamodule=data)
     logged = float(trainer.callback_metrics["val/severity_error"])
     assert logged < CONSTANT_ERROR / 3
