@@ -13,6 +13,7 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import get_loader
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,7 +27,7 @@ import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
 from diffusion_lightning.commands.checkpoints import find_checkpoint
-from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, prepare_yaml
+from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, discarded_arguments, prepare_yaml
 from diffusion_lightning.commands.curves import begin_curves
 from diffusion_lightning.commands.errors import errors_on_one_line
 from diffusion_lightning.commands.help import FIT_OPTIONS, PROGRAM, all_fields, help_text
@@ -190,7 +191,12 @@ class DiffusionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Save the configuration of training runs only: other commands must not overwrite it."""
-        check_sizes(self.config[self.subcommand])
+        config = self.config[self.subcommand]
+        check_sizes(config)
+        for path in config.get("config") or []:
+            for text in discarded_arguments(get_loader("yaml")(path.get_content()), config):
+                if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
+                    get_console().print(text, soft_wrap=True, markup=False, highlight=False)
         if self.subcommand != "fit":
             self.save_config_callback = None
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided")

@@ -1,4 +1,8 @@
-"""What a configuration may hold, whatever the field: null only where the type allows it, finite numbers and YAML."""
+"""What a configuration may hold, whatever the field: null only where the type allows it, finite numbers and YAML.
+
+And what is left out of it: jsonargparse keeps the arguments of a class that is replaced by another, as far as that one
+has them too, and says nothing of the others.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -95,6 +99,26 @@ def check_sizes(config: Any) -> None:
                     part = items["class_path"].rpartition(".")[2]
                     raise ValueError(f"{part}: {name}={numbers[0]} is too large: choose at most {most:,}")
         check_sizes(list(items.values()))
+
+
+def discarded_arguments(given: Any, used: Any, name: str = "") -> Iterator[str]:
+    """The arguments in a YAML that are not used, because another class was chosen: one line for each class.
+
+    Args:
+        given: What the YAML holds.
+        used: The configuration that is used.
+        name: The field that holds them.
+    """
+    if not isinstance(given, dict) or not isinstance(used, Namespace):
+        return
+    arguments = (given.get("init_args") or {}) if "class_path" in given else given
+    found = used.get("init_args") or Namespace() if "class_path" in used else used
+    before, after = (str(part.get("class_path", "")).rpartition(".")[2] for part in (given, used))
+    missing = [argument for argument in arguments if argument not in found]
+    if missing and before and after and before != after:
+        yield f"{name}: {', '.join(missing)} of {before} left out, as {after} has no such argument"
+    for argument, value in arguments.items():
+        yield from discarded_arguments(value, found.get(argument), f"{name}.{argument}".removeprefix("."))
 
 
 def _text(default: Any) -> str:

@@ -97,13 +97,15 @@ def check_outputs(
         remedy: What to do about a file that it did not write, for the error.
 
     Raises:
-        ValueError: A name is too long for the file system, a folder is in the way, or a file that this program did not
-            write would be overwritten.
+        ValueError: A name is too long for the file system, a folder is in the way or read-only, or a file that this
+            program did not write would be overwritten.
     """
     for path in map(Path, paths):
         folder = next((parent for parent in path.parents if os.path.lexists(parent)), Path())
         if not folder.is_dir():
             raise ValueError(f"{path} cannot be written: {folder} is not a folder; choose another --output")
+        if not os.access(folder, os.W_OK):  # false in a read-only file system for the administrator, too
+            raise ValueError(f"{path} cannot be written: {folder} is read-only; choose another --output, or allow it")
         # Each new name in a folder that exists: in one that does not, the file system would not look at the name.
         for probe in (*(folder / name for name in path.parts[len(folder.parts) :]), path):
             try:

@@ -31,7 +31,8 @@ def check_finite(images: Tensor, name: str) -> None:
         NonFiniteError: They are not.
     """
     # NaN is both extremes. Unlike ``isfinite`` they need no further copy of a large image.
-    if images.numel() and not torch.stack(images.aminmax()).isfinite().all():
+    floating = images.is_floating_point() and images.numel() > 0
+    if floating and not torch.stack(images.aminmax()).isfinite().all():
         raise NonFiniteError(
             f"{name} has values that are NaN or infinite: use weights from before training diverged, another sampler, "
             "or --trainer.precision 32-true"

@@ -1,5 +1,6 @@
 """restore as a file tool: bad files do not stop it, a killed run continues, and results.csv says what became of all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import QUIET, fail, files, pixels_of, rows, run, write_images
+from helpers.runs import FORKS, QUIET, fail, files, pixels_of, rows, run, write_images
 from PIL import Image
 
 from diffusion_lightning.commands import inputs
@@ -340,6 +341,66 @@ def test_scores_against_references_are_those_of_scikit_image(
     write_images(tmp_path / "others/deep", 1)
     failure = fail(tmp_path, capsys, *words(checkpoint, "--reference=others"))
     assert failure.errors[0].startswith("error: --reference others has no image with the name of one to restore")
+
+
+def test_half_precision_changes_values_by_two_levels_at_most(tmp_path: Path, checkpoint: Path) -> None:
+    """bfloat16 has 8 bits: the network's output, a correction of the image, has a relative error of 2^-9."""
+    write_images(tmp_path / "in", 2, size=(40, 32), mode="L")
+    run(tmp_path, *words(checkpoint, "--sampler=Direct"))
+    run(tmp_path, *words(checkpoint, "--sampler=Direct", "--output=half", "--trainer.precision=bf16-mixed"))
+    change = np.stack(
+        [pixels_of(tmp_path / f"half/image_0{i}.png") - pixels_of(tmp_path / f"out/image_0{i}.png") for i in (0, 1)]
+    )
+    assert change.any(), "the network computes in bfloat16"
+    assert np.abs(change).max() <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_two_devices_write_the_bytes_of_one(tmp_path: Path, checkpoint: Path) -> None:
+    write_images(tmp_path / "in", 5, mode="L")
+    run(tmp_path, *words(checkpoint, "--batch_size=1", "--sampler=Cold"))
+    run(
+        tmp_path,
+        *words(checkpoint, "--batch_size=1", "--sampler=Cold", "--output=two", *FORKS),
+    )
+    assert contents(tmp_path / "two") == contents(tmp_path / "out")
+    assert [row | {"seconds": ""} for row in rows(tmp_path / "two").values()] == [
+        row | {"seconds": ""} for row in rows(tmp_path / "out").values()
+    ]
+
+
+def test_a_read_only_output_is_refused_before_anything_is_restored(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the system's own answer, because the administrator, who may run this test, can write to any other folder."""
+    write_images(tmp_path / "in", 2, mode="L")
+    (tmp_path / "shelf").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shelf" and access(path, mode))
+    monkeypatch.setattr(RestorationModule, "sample_from", lambda *_: pytest.fail("the network ran"))
+    failure = fail(tmp_path, capsys, *words(checkpoint, "--output=shelf/out"))
+    assert failure.status == 1
+    assert failure.errors == [
+        "error: shelf/out/results.csv cannot be written: shelf is read-only; choose another --output, or allow it"
+    ]
+    assert files(tmp_path / "shelf") == set()
+
+
+def test_a_file_system_that_becomes_read_only_is_one_line(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", 2, mode="L")
+
+    def deny(self: Path, content: bytes) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", deny)
+    failure = fail(tmp_path, capsys, *words(checkpoint))
+    assert failure.status == 1
+    assert len(failure.errors) == 1
+    assert failure.errors[0].endswith("Read-only file system: choose another path, or allow it")
+    assert files(tmp_path / "out") == set()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.runs import CONFIGS, DEBUG, fail
+from helpers.runs import CONFIGS, DEBUG, QUIET, fail, run, write_images
 
 from diffusion_lightning.commands.cli import DiffusionCLI
 
@@ -182,3 +182,24 @@ def test_no_wrong_value_of_a_field_shows_a_traceback(
         assert len(failure.errors) == 1, where
         assert "Traceback" not in failure.text, where
         assert "unexpected" not in failure.errors[0], where
+
+
+def test_arguments_that_another_class_does_not_have_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that both have stay, and those that the YAML does not give are no matter."""
+    write_images(tmp_path / "photos", 4, (12, 12))
+    data = "class_path: Photographs, init_args: {size: 8, scales: [1], held_out: [coffee], patches_per_image: 3}"
+    (tmp_path / "own.yaml").write_text(Path(DEBUG).read_text().partition("data:")[0] + f"data: {{{data}}}\n")
+    short = ["--model.denoiser.channels=3", "--trainer.max_steps=1", "--trainer.limit_val_batches=0", *QUIET]
+    run(
+        tmp_path,
+        "fit",
+        "--config=own.yaml",
+        "--data=ImageFolder",
+        "--data.root=photos",
+        "--trainer.accelerator=cpu",
+        *short,
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert lines == ["data: held_out of Photographs left out, as ImageFolder has no such argument"]
