@@ -69,14 +69,14 @@ def make_consistent(
         The images, same shape.
     """
     params = params or {}
-    offset = degradation.operator(torch.zeros_like(x0), t, params)
-    change = torch.zeros_like(x0)
     residual = y - degradation.operator(x0, t, params)
     variance = (_noise(residual) if noise is None else noise).double() ** 2
-    weight = (variance + ROUNDING**2) / error**2
-    bound = TOLERANCE**2 * variance * y[0].numel()
-    direction = gradient = degradation.adjoint(residual, t, params)
-    power = _squared_norm(gradient)
+    weight, bound = (variance + ROUNDING**2) / error**2, TOLERANCE**2 * variance * y[0].numel()
+    if (_squared_norm(residual) <= bound).all():
+        return x0
+    offset = degradation.operator(torch.zeros_like(x0), t, params)
+    gradient = degradation.adjoint(residual, t, params)
+    direction, power = gradient, _squared_norm(gradient)
     converged = CONVERGED**2 * power
     for _ in range(max_steps):
         active = (_squared_norm(residual) > bound) & (power > converged)
@@ -85,12 +85,12 @@ def make_consistent(
         image = degradation.operator(direction, t, params) - offset
         curvature = _squared_norm(image) + weight * _squared_norm(direction)
         length = append_dims(torch.where(active, power / curvature, 0.0), x0)
-        change = change + length * direction
+        x0 = x0 + length * direction
         residual = residual - length * image
-        gradient = degradation.adjoint(residual, t, params) - append_dims(weight, x0) * change
+        gradient = gradient - length * (degradation.adjoint(image, t, params) + append_dims(weight, x0) * direction)
         previous, power = power, _squared_norm(gradient)
         direction = gradient + append_dims(torch.where(active, power / previous, 0.0), x0) * direction
-    return x0 + change
+    return x0
 
 
 def _noise(residual: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from diffusion_lightning.inverse.consistency import make_consistent
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.samplers.cold import Direct
 
+MAX_CONSISTENT_PIXELS = 4096 * 4096
+"""Larger images are restored in little memory, and are not made consistent, which takes several more of their size."""
+
 
 def restore_each(
     sample_from: Callable[..., Tensor],
@@ -32,7 +35,7 @@ def restore_each(
 
     def restore(x: Tensor, t: float, params: dict[str, Tensor] | None, *rest: object) -> Tensor:
         x0 = _interpolate(lambda how: sample_from(x, t, params, *rest, how), sampling)
-        if sampling.consistent:
+        if sampling.consistent and x[0, 0].numel() <= MAX_CONSISTENT_PIXELS:
             times = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
             x0 = make_consistent(x0, x, degradation, times, params)
         return x0

@@ -24,7 +24,7 @@ from diffusion_lightning.core.images import from_uint8, read_image, to_uint8
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.guidance import Autoguidance, ClassifierFreeGuidance, Guidance
-from diffusion_lightning.modules import choose_tiling
+from diffusion_lightning.modules import choose_tiling, restoring
 from diffusion_lightning.networks import Adapter, UNet
 from diffusion_lightning.networks.attention import Attention
 from diffusion_lightning.samplers import Cold, Direct, Heun, Step, TiledDenoiser, TileProgress, Tiling
@@ -273,17 +273,6 @@ def test_the_progress_bar_counts_images_and_those_left_out() -> None:
     assert bar.tasks[0].completed == 9
 
 
-def test_images_of_lower_severity_count_as_much_as_others() -> None:
-    bar = Progress(disable=True)
-    progress = SamplingProgress(bar, total=12, nfe_per_step=1, talks=False, steps=3)
-    for images, times in ((1, (0.25,)), (2, ()), (1, (1.0, 0.5, 0.25))):
-        for t in times:
-            progress.on_step(Step(t, torch.zeros(images, 1, 8, 8), torch.zeros(images, 1, 8, 8)))
-        progress.finish(images)
-    assert bar.tasks[0].completed == 12
-    assert bar.tasks[0].description == "4 of 4 images"
-
-
 class WholeImages(TorchDispatchMode):
     """Counts the floating point images of a shape (C, H, W) that are in memory, at most; views of one are one."""
 
@@ -303,8 +292,9 @@ class WholeImages(TorchDispatchMode):
         return result
 
 
-def test_restoring_in_one_step_holds_a_large_image_twice(tmp_path: Path) -> None:
+def test_restoring_in_one_step_holds_a_large_image_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As x_t and as x̂_0: no copy is made for the conversions, for the noise of x_t, or for the file."""
+    monkeypatch.setattr(restoring, "MAX_CONSISTENT_PIXELS", 300 * 300)
     module = tiny_module(denoiser=network(channels=3), degradation=blur(noise_floor=0.01), sampler=Direct())
     module.prior.fit(Stored(4, (3, 8, 8)).clean_images("train", 4), module.degradation)
     write_images(tmp_path / "in", 1, size=(320, 288))
