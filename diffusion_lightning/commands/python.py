@@ -67,8 +67,8 @@ def restore(
         consistent: Whether what the degradation keeps of an image stays as it is in the input; None for where the
             degradation is linear and known.
         trust: Further packages that the checkpoint may run code of.
-        **options: Of files, those of the command: ``output``, ``format``, ``quality``, ``metadata``, ``frames``,
-            ``compare``, ``reference`` and ``overwrite``.
+        **options: Of files, those of the command: ``output``, ``samples``, ``method``, ``measurement``, ``noise``,
+            ``format``, ``quality``, ``metadata``, ``frames``, ``compare``, ``reference`` and ``overwrite``.
 
     Returns:
         Of a tensor, one of the same shape, dtype and device. Of files, the restored files.
