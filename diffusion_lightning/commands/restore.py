@@ -12,7 +12,14 @@ from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.posterior import Method, choose_posterior, describe_posterior, summary
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
-from diffusion_lightning.commands.samples import SampleFiles, SamplesWriter, print_coverage, samples_folder, stochastic
+from diffusion_lightning.commands.samples import (
+    SampleFiles,
+    SamplesWriter,
+    print_coverage,
+    print_spread,
+    samples_folder,
+    stochastic,
+)
 from diffusion_lightning.commands.scores import ReferenceScores, find_references
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
 from diffusion_lightning.core.encoding import FileFormat, Format, Metadata
@@ -203,7 +210,7 @@ def report(
             results[index] = results[index]._replace(**score.after())
     files.finish(results)
     if sample_files is not None:
-        get_console().print(f"The samples and their spread are in {samples_folder(files.output)}", soft_wrap=True)
+        print_spread(sample_files, [results[index] for index in restored])
     get_console().print(f"{len(restored)} restored image(s) are in {files.output}", soft_wrap=True)
     failed = [result.file for result in results if result.failed]
     if failed:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion_lightning.commands.inputs import UserImages
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles
+from diffusion_lightning.commands.results import Result
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.files import check_outputs, is_own_image
 from diffusion_lightning.core.finite import check_finite
@@ -23,6 +24,9 @@ from diffusion_lightning.samplers import DDIM, Direct, Sampler
 
 WHITE = 0.25
 """The standard deviation, on [0, 1], that a spread map shows as white."""
+
+LITTLE = 0.01
+"""The average standard deviation, on [0, 1], below which the samples of an image look the same."""
 
 
 class SampleFiles:
@@ -170,6 +174,25 @@ def print_coverage(
         covered = f"{sum(fractions) / len(fractions):.0%} of the pixels"
         text = f"At {covered}, the error is within {deviations} standard deviations of the samples"
         get_console().print(text, soft_wrap=True, highlight=False)
+
+
+def print_spread(files: SampleFiles, results: Sequence[Result]) -> None:
+    """Print where the samples are and how much they differ, and why they hardly do.
+
+    Args:
+        files: The files.
+        results: The rows of the restored images.
+    """
+    spreads = [float(result.spread) for result in results if result.spread]
+    text = f"The samples and their spread are in {samples_folder(files.files.output)}"
+    if spreads:
+        spread = sum(spreads) / len(spreads)
+        text += f"; on average they differ by {spread:.2g} of the range"
+        if spread < LITTLE:
+            text += (
+                ": a model that was trained with little noise knows one answer; train it with --model.degradation.noise"
+            )
+    get_console().print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _unit(path: Path) -> Tensor:

@@ -27,9 +27,12 @@ def restore(folder: Path, checkpoint: Path, *argv: str) -> None:
     run(folder, "restore", "--ckpt_path", checkpoint, "--input=in", "--severity=0.6", *QUIET, *argv)
 
 
-def test_samples_their_mean_and_their_spread(tmp_path: Path, checkpoint: Path) -> None:
+def test_samples_their_mean_and_their_spread(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_images(tmp_path / "in", 3, mode="L")
     restore(tmp_path, checkpoint, "--output=out", "--samples=4", "--seed=3", "--batch_size=2")
+    assert "a model that was trained with little noise knows one answer" in " ".join(capsys.readouterr().out.split())
     assert files(tmp_path / "out") == {"image_00.png", "image_01.png", "image_02.png", "results.csv"}
     for name in ("image_00", "image_01", "image_02"):
         folder = tmp_path / "out_samples" / name
@@ -43,9 +46,12 @@ def test_samples_their_mean_and_their_spread(tmp_path: Path, checkpoint: Path) -
         assert (pixels_of(tmp_path / "one" / f"{name}.png") == pixels_of(tmp_path / f"out_samples/{name}/1.png")).all()
 
 
-def test_noise_gives_samples_of_further_seeds(tmp_path: Path, noise_checkpoint: Path) -> None:
+def test_noise_gives_samples_of_further_seeds(
+    tmp_path: Path, noise_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_images(tmp_path / "in", 1, mode="L")
     restore(tmp_path, noise_checkpoint, "--output=out", "--samples=3", "--seed=5")
+    assert "little noise" not in capsys.readouterr().out
     made = [pixels_of(tmp_path / f"out_samples/image_00/{k}.png").astype(float) for k in (1, 2, 3)]
     restore(tmp_path, noise_checkpoint, "--output=third", "--seed=7", "--sampler=DDPM")
     assert np.abs(made[0] - made[1]).mean() > 3
