@@ -60,6 +60,10 @@ def make_environment(folder: Path, source: Path) -> None:
     (folder / ".dev").touch()
 
 
+DEGRADED = 4
+"""Images to restore."""
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with small configurations, a ``.venv`` and a folder of images, in which all bash blocks ran."""
@@ -73,8 +77,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             settings = re.sub(pattern, replacement, settings, flags=re.MULTILINE)
         (folder / "configs" / path.name).write_text(settings)
     make_environment(folder / ".venv", folder)
-    for name in ("my_images", "degraded_images"):
-        write_images(folder / name, 64, (64, 64))
+    for name, number in (("my_images", 64), ("degraded_images", DEGRADED)):
+        write_images(folder / name, number, (64, 64))
     variables = {
         "PATH": os.defpath,
         "HOME": str(folder),
@@ -107,7 +111,8 @@ def test_the_shell_blocks_run_as_printed(checkout: Path) -> None:
         assert (checkout / "".join(image)).is_file()
     assert pixels_of(checkout / "strip.png").ndim == 3
     assert len(list((checkout / "generated").glob("*.png"))) > 64
-    assert len(list((checkout / "restored").glob("*.png"))) == 64
+    for name in ("restored", "restored_by_noise"):
+        assert len(list((checkout / name).glob("*.png"))) == DEGRADED
 
 
 @pytest.mark.parametrize("line", PARALLEL)

@@ -10,7 +10,7 @@ import torch
 from diffusion_lightning.callbacks.writer import image_name
 from diffusion_lightning.commands.restored_files import RestoredFiles
 from diffusion_lightning.core.files import PROGRAM, check_outputs, is_own_image
-from diffusion_lightning.core.images import atomic_write, read_image, save_image
+from diffusion_lightning.core.images import atomic_write, read_image, remove_partial, save_image
 
 GAP = 8
 """White pixels between the two images."""
@@ -46,6 +46,11 @@ class ComparisonPage:
         self.page = self.folder / "index.html"
         check_outputs([self.page], overwrite, is_own=_is_own_page)
         check_outputs(map(self.image, range(number)), overwrite, is_own=is_own_image)
+
+    def begin(self) -> None:
+        """Clear away what a killed run has left half-written."""
+        if self.folder.is_dir():
+            remove_partial(self.folder)
 
     def image(self, index: int) -> Path:
         """The file that shows an image twice; numbered, as two originals may differ in their suffixes alone."""

@@ -151,6 +151,7 @@ def _metavar(parameter: inspect.Parameter) -> str:
         "input": "PATH",
         "prompts": "FILE",
         "severity": "T",
+        "fidelity": "F",
         "tile": "auto|off|N",
         "metadata": "keep|strip",
         "frames": "refuse|first",

@@ -13,6 +13,7 @@ from diffusion_lightning.commands.restore import prepare_sampling
 from diffusion_lightning.commands.severity import choose_severity
 from diffusion_lightning.commands.trainer import DiffusionTrainer
 from diffusion_lightning.core.checkpoints import load_frozen
+from diffusion_lightning.core.finite import check_finite
 from diffusion_lightning.core.images import from_uint8, to_levels
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
@@ -21,6 +22,9 @@ from diffusion_lightning.data.degrade import already_degraded
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.modules.sampling import Tile
 from diffusion_lightning.samplers import Sampler
+
+MAX_VALUE = 16
+"""More than noisy images in [-1, 1] reach; larger values are of another scale."""
 
 
 @overload
@@ -71,7 +75,8 @@ def restore(
             ``format``, ``quality``, ``metadata``, ``frames``, ``compare``, ``reference`` and ``overwrite``.
 
     Returns:
-        Of a tensor, one of the same shape, dtype and device. Of files, the restored files.
+        Of a tensor, one of the same shape, dtype and device, in [-1, 1] or in the levels of the input. Of files, the
+        restored files.
 
     Raises:
         FileNotFoundError: There is no such checkpoint, file or folder.
@@ -80,6 +85,8 @@ def restore(
     """
     frozen = isinstance(model, str | Path)
     module = load_frozen(model, RestorationModule, trust) if isinstance(model, str | Path) else model
+    if not isinstance(images, Tensor | str | Path):
+        raise TypeError(f"restore got images of the type {type(images).__name__}: give a tensor, or a path")
     if isinstance(images, Tensor) and options:
         raise TypeError(f"restore got {', '.join(options)}, which are options of files, with a tensor")
     before = getattr(module, "sampling", None)
@@ -90,7 +97,7 @@ def restore(
             return _restore_tensor(trained.to(images.device) if frozen else trained, images, severity, batch_size)
         trainer = DiffusionTrainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
         settings: dict[str, Any] = {"severity": severity, "seed": seed, "batch_size": batch_size, "tile": tile}
-        settings |= {"fidelity": fidelity, "consistent": consistent}
+        settings |= {"fidelity": fidelity, "consistent": consistent, "sampler": sampler, "steps": steps}
         return trainer.restore(trained, str(images), **settings, **options)
     finally:
         if isinstance(module, RestorationModule) and before is not None:
@@ -99,6 +106,8 @@ def restore(
 
 def _restore_tensor(module: RestorationModule, images: Tensor, severity: float | str | None, batch_size: int) -> Tensor:
     start = choose_severity(severity, module)
+    if isinstance(start, list) and len(start) == 1:
+        start = start[0]
     if isinstance(start, list):
         raise ValueError(f"severity={severity!r}: several severities are for files: give one number, or auto")
     channels = module.image_shape[0]
@@ -107,7 +116,13 @@ def _restore_tensor(module: RestorationModule, images: Tensor, severity: float |
             f"images of the shape {tuple(images.shape)}: the model restores images of {channels} channel(s), "
             f"(B, {channels}, H, W) or ({channels}, H, W)"
         )
+    if not images.numel():
+        raise ValueError(f"images of the shape {tuple(images.shape)}: there is none to restore")
     levels = not images.is_floating_point()
+    if not levels:
+        check_finite(images, "an image to restore")
+        if (largest := float(images.abs().max())) > MAX_VALUE:
+            raise ValueError(f"images have values up to {largest:g}: scale them to [-1, 1], or give uint8")
     x = (from_uint8(images) if levels else images.float()).reshape(-1, *images.shape[-3:]).to(module.device)
 
     def batch_of(part: Tensor, index: Tensor) -> RestorationBatch:
@@ -126,5 +141,5 @@ def _restore_tensor(module: RestorationModule, images: Tensor, severity: float |
     finally:
         module.train(training)
     result = torch.cat(restored).reshape(images.shape)
-    result = to_levels(result, images.dtype == torch.uint16) if levels else result.to(images.dtype)
+    result = to_levels(result, images.dtype == torch.uint16) if levels else result.clamp(-1, 1).to(images.dtype)
     return result.to(images.device).clone()  # outside inference mode, so that it can take part in a gradient

@@ -1,7 +1,7 @@
 """`restore`: a user's own degraded images, restored with a trained checkpoint."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
@@ -13,12 +13,13 @@ from diffusion_lightning.commands.inputs import UserImages, find_inputs
 from diffusion_lightning.commands.posterior import Method, choose_posterior, describe_posterior, summary
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.samples import (
-    SampleFiles,
+    SampledFiles,
     SamplesWriter,
     print_coverage,
     print_spread,
     samples_folder,
     stochastic,
+    warn_of_little_noise,
 )
 from diffusion_lightning.commands.scores import ReferenceScores, find_references
 from diffusion_lightning.commands.severity import choose_severity, describe_severities
@@ -72,14 +73,14 @@ def restore(
         steps: Number of sampling steps; the sampler's own by default.
         method: cold, for the model's own degradation; or, with a model of GaussianNoise, for another one: mmps, pigdm,
             diffpir (linear), ddrm, ddnm (blur, pixelation, desaturation, mask), repaint (mask), dps (differentiable).
-        measurement: The degradation of the images for these methods, such as Pixelate, to --severity.
+        measurement: The degradation of the images for these methods, such as Pixelate, at the severity --severity.
         noise: Standard deviation of the images' noise for these methods, in [-1, 1], or `auto`.
         seed: Random seed, for samplers that add noise.
         batch_size: Images of equal size restored at once per device, fewer where they are large.
         tile: Side in pixels of the overlapping tiles in which large images are denoised, without seams.
         fidelity: From 0 for sampled images, which look most real, to 1 for the direct prediction, nearest on average.
-        consistent: Whether what the degradation keeps, such as colours, is that of the input; where known by default.
-        samples: Restorations of each image: of several, the mean; they and their spread are in OUTPUT_samples.
+        consistent: Whether to keep what the degradation keeps of the input, such as colours; by default where known.
+        samples: Restorations of each image, by a model with noise: their mean; they and their spread in OUTPUT_samples.
         format: png, jpeg, webp or tiff; or same, the format of each original.
         quality: Quality of JPEG and WebP, from 1 to 100; WebP is lossless at 100.
         metadata: Whether EXIF and the colour profile are kept, or stripped, and the colours in sRGB.
@@ -119,19 +120,24 @@ def restore(
     made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision, samples=samples)
     if posterior is not None:
         made_from += describe_posterior(posterior)
-    files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
-    sample_files = SampleFiles(files, names, samples) if samples != 1 else None
+    where: dict[str, Any] = {"paths": paths, "names": names, "source": source, "output": folder}
+    where |= {"file_format": file_format, "settings": made_from, "overwrite": overwrite}
+    files = RestoredFiles(**where) if samples == 1 else SampledFiles(samples=samples, **where)
     page = ComparisonPage(folder, len(paths), overwrite) if compare else None
     references = {} if reference is None else find_references(Path(reference), files)
     inputs = UserImages(paths, module.image_shape[0], start, batch_size, frames == "first", files)
     if trainer.is_global_zero:
         files.begin()
+        if page is not None:
+            page.begin()
+        if samples != 1:
+            warn_of_little_noise(module)
         degradation = type(module.degradation).__name__
         at = f"{degradation} at " + ("its estimated severity" if start == "auto" else f"t = {start:g}")
         how = at if posterior is None else summary(posterior)
         text = f"Restoring {len(paths)} image(s) from {how} with {module.sampling.sampler}"
         get_console().print(text, soft_wrap=True, markup=False)
-    writer = RestorationWriter(files, inputs) if sample_files is None else SamplesWriter(files, inputs, sample_files)
+    writer = SamplesWriter(files, inputs) if isinstance(files, SampledFiles) else RestorationWriter(files, inputs)
     trainer.sample_to_files(module, inputs, writer, samples)
     if start == "auto":
         estimated = describe_severities(inputs.estimates.values(), trainer)
@@ -139,7 +145,7 @@ def restore(
             get_console().print(estimated, soft_wrap=True, highlight=False)
     if trainer.is_global_zero:
         scores = ReferenceScores(files, references, trainer.strategy.root_device) if references else None
-        report(files, page, scores, sample_files)
+        report(files, page, scores)
     return files.targets
 
 
@@ -184,12 +190,7 @@ def prepare_sampling(
     )
 
 
-def report(
-    files: RestoredFiles,
-    page: ComparisonPage | None,
-    scores: ReferenceScores | None,
-    sample_files: SampleFiles | None = None,
-) -> None:
+def report(files: RestoredFiles, page: ComparisonPage | None, scores: ReferenceScores | None) -> None:
     """Write the comparison and the table of results, and print how many images are restored.
 
     Raises:
@@ -204,13 +205,13 @@ def report(
         for index in restored:
             scores.add(index)
         scores.print(len(restored))
-        if sample_files is not None:
-            print_coverage(sample_files, restored, scores.references)
+        if isinstance(files, SampledFiles):
+            print_coverage(files, [index for index in restored if index in scores.of], scores.references)
         for index, score in scores.of.items():
             results[index] = results[index]._replace(**score.after())
     files.finish(results)
-    if sample_files is not None:
-        print_spread(sample_files, [results[index] for index in restored])
+    if isinstance(files, SampledFiles):
+        print_spread(files, [results[index] for index in restored])
     get_console().print(f"{len(restored)} restored image(s) are in {files.output}", soft_wrap=True)
     failed = [result.file for result in results if result.failed]
     if failed:

@@ -68,6 +68,7 @@ class RestoredFiles:
         self.overwrite = overwrite
         self.table = ResultsTable(output, overwrite)
         self._settings = f"{settings} {file_format}"
+        self._requests: dict[int, str] = {}
         check_outputs(self.targets, overwrite)
 
     def begin(self) -> None:
@@ -78,11 +79,13 @@ class RestoredFiles:
 
     def request(self, index: int) -> str:
         """The hash of all that a restored image depends on."""
+        if index in self._requests:
+            return self._requests[index]
         digest = hashlib.blake2b(self._settings.encode(), digest_size=16)
         with self.paths[index].open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        return digest.hexdigest()
+        return self._requests.setdefault(index, digest.hexdigest())
 
     def is_finished(self, index: int) -> bool:
         """Whether the restored file is there, made from this original and in this way."""
@@ -108,25 +111,24 @@ class RestoredFiles:
         check_finite(image, f"the sampled image {target.name}")
         if self.is_finished(index):
             return
-        try:
-            content = self.encode(index, image, original, unchanged)
-        except ImageWriteError as error:
-            self.fail(index, f"{self.paths[index]} cannot be written as {target.name}: {error}")
+        content = self.encode(index, image, original, unchanged)
+        if content is None:
             return
         atomic_write(target, lambda partial: partial.write_bytes(content))
         height, width = image.shape[-2:]
         self.table.append(result._replace(file=self.labels[index], size=f"{width}x{height}"))
 
-    def encode(self, index: int, image: Tensor, original: Original, unchanged: bool = False) -> bytes:
-        """The bytes of a restored file; see ``write``.
-
-        Raises:
-            ImageWriteError: The format cannot hold the image.
-        """
-        kind = self.targets[index].suffix, self.request(index)
-        if unchanged:
-            return self.file_format.encode_unchanged(original, *kind, self.paths[index])
-        return self.file_format.encode(original.put_back(image.detach().float().cpu()), original, *kind)
+    def encode(self, index: int, image: Tensor, original: Original, unchanged: bool = False) -> bytes | None:
+        """The bytes of a restored file, see ``write``; None if the format cannot hold the image, which is reported."""
+        target = self.targets[index]
+        kind = target.suffix, self.request(index)
+        try:
+            if unchanged:
+                return self.file_format.encode_unchanged(original, *kind, self.paths[index])
+            return self.file_format.encode(original.put_back(image.detach().float().cpu()), original, *kind)
+        except ImageWriteError as error:
+            self.fail(index, f"{self.paths[index]} cannot be written as {target.name}: {error}")
+            return None
 
     def fail(self, index: int, error: ImageReadError | str) -> None:
         """Report a file that cannot be restored.

@@ -9,13 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 from torch import Tensor
 
-from diffusion_lightning.commands.inputs import UserImages
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles
 from diffusion_lightning.commands.results import Result
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.files import check_outputs, is_own_image
 from diffusion_lightning.core.finite import check_finite
-from diffusion_lightning.core.images import atomic_write, from_unit, read_image, save_image
+from diffusion_lightning.core.images import atomic_write, from_unit, read_image, remove_partial, save_image
+from diffusion_lightning.core.originals import Original
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import RestorationBatch
@@ -25,39 +25,67 @@ from diffusion_lightning.samplers import DDIM, Direct, Sampler
 WHITE = 0.25
 """The standard deviation, on [0, 1], that a spread map shows as white."""
 
-LITTLE = 0.01
-"""The average standard deviation, on [0, 1], below which the samples of an image look the same."""
+LITTLE_NOISE = 0.05
+"""σ_1 up to which a model knows little more than one restoration of an image."""
 
 
-class SampleFiles:
-    """Where the samples and the spread maps are written: OUTPUT_samples/NAME/1.png and so on, and spread.png.
+class SampledFiles(RestoredFiles):
+    """Restored files that are means of samples, which lie beside them: OUTPUT_samples/NAME/1.png …, and spread.png.
 
     Args:
-        files: The restored files, each of which is the mean of samples.
-        names: Their names without suffix.
+        names: The name of each restored file in the folder, without its suffix.
         samples: K, the number of samples of each image.
+        **kwargs: See ``RestoredFiles``.
 
     Raises:
-        ValueError: K is out of its range, or files would be overwritten that this program did not write.
+        ValueError: Files would be overwritten that this program did not write; see ``RestoredFiles``.
     """
 
-    def __init__(self, files: RestoredFiles, names: Sequence[str], samples: int) -> None:
-        self.files = files
+    def __init__(self, names: Sequence[str], samples: int, **kwargs: Any) -> None:
+        super().__init__(names=names, **kwargs)
         self.samples = samples
-        self._folders = [samples_folder(files.output) / name for name in names]
-        paths = (path for index in range(len(names)) for path in (self.spread(index), *self._of(index)))
-        check_outputs(paths, files.overwrite, is_own=is_own_image)
+        self._folders = [samples_folder(self.output) / name for name in names]
+        paths = (path for index in range(len(names)) for path in self._beside(index))
+        check_outputs(paths, self.overwrite, is_own=is_own_image)
 
     def sample(self, index: int, k: int) -> Path:
         """The file of sample k = 1 … K of an image."""
-        return self._folders[index] / f"{k}{self.files.targets[index].suffix}"
+        return self._folders[index] / f"{k}{self.targets[index].suffix}"
 
     def spread(self, index: int) -> Path:
         """The file of the spread map of an image."""
         return self._folders[index] / "spread.png"
 
-    def _of(self, index: int) -> Iterator[Path]:
-        return (self.sample(index, k) for k in range(1, self.samples + 1))
+    def begin(self) -> None:
+        """Clear away what a killed run has left half-written, and samples of an earlier run that had more or others."""
+        super().begin()
+        for index, folder in enumerate(self._folders):
+            if folder.is_dir():
+                remove_partial(folder)
+                kept = set(self._beside(index))
+                for path in folder.iterdir():
+                    if path.stem.isdecimal() and path not in kept and path.is_file() and is_own_image(path):
+                        path.unlink()
+
+    def is_finished(self, index: int) -> bool:
+        """Whether the restored file, its samples and their spread are there."""
+        return super().is_finished(index) and all(path.is_file() for path in self._beside(index))
+
+    def write_sample(self, index: int, k: int, image: Tensor, original: Original, unchanged: bool) -> bool:
+        """Write a sample of an image; see ``write``.
+
+        Returns:
+            Whether the format can hold it; if not, that is reported.
+        """
+        target = self.sample(index, k)
+        check_finite(image, f"the sampled image {target.name}")
+        content = self.encode(index, image, original, unchanged)
+        if content is not None:
+            atomic_write(target, lambda partial: partial.write_bytes(content))
+        return content is not None
+
+    def _beside(self, index: int) -> list[Path]:
+        return [self.spread(index), *(self.sample(index, k) for k in range(1, self.samples + 1))]
 
 
 class SamplesWriter(RestorationWriter):
@@ -67,14 +95,11 @@ class SamplesWriter(RestorationWriter):
     file itself. So a sampler that adds no noise gives several samples, too, of what rounding has lost.
 
     Args:
-        files: The files of the means.
+        files: Where they are written.
         inputs: Where they come from.
-        sample_files: Where the samples are written.
     """
 
-    def __init__(self, files: RestoredFiles, inputs: UserImages, sample_files: SampleFiles) -> None:
-        super().__init__(files, inputs)
-        self.sample_files = sample_files
+    files: SampledFiles
 
     def write_on_batch_end(
         self,
@@ -89,28 +114,35 @@ class SamplesWriter(RestorationWriter):
         """Sample further, and write the images of a batch."""
         assert batch.index is not None
         assert isinstance(pl_module, RestorationModule)
-        number, indices, times = self.sample_files.samples, batch.index.tolist(), batch.t.tolist()
+        number, indices, times = self.files.samples, batch.index.tolist(), batch.t.tolist()
         mean, squares = torch.zeros_like(prediction), torch.zeros_like(prediction)
-        for k, sample in enumerate(self._samples(pl_module, prediction, batch), 1):
+        failed: set[int] = set()
+        for k, sampled in enumerate(self._samples(pl_module, prediction, batch), 1):
+            sample = sampled.clamp(-1, 1)  # as in its file
             for image, index, t in zip(sample, indices, times, strict=True):
-                self._write_sample(index, k, image, unchanged=t == 0)
+                original = self.inputs.originals[index]
+                if index not in failed and not self.files.write_sample(index, k, image, original, t == 0):
+                    failed.add(index)
             difference = sample - mean  # Welford's update: memory does not grow with the number of samples
             mean += difference / k
             squares += difference * (sample - mean)
         std = (squares / (number - 1)).sqrt() / 2
         first = pl_module.sampling.seed
         for i, (index, t) in enumerate(zip(indices, times, strict=True)):
+            original = self.inputs.originals.pop(index)
+            if index in failed:
+                continue
             spread = std[i].square().mean(0, keepdim=True).sqrt()
-            save_image(from_unit((spread / WHITE).clamp(max=1)), self.sample_files.spread(index))
+            save_image(from_unit((spread / WHITE).clamp(max=1)), self.files.spread(index), sheet=True)
             row = self.row(index, t, len(prediction))
             row = row._replace(seed=f"{first}-{first + number - 1}", spread=f"{float(spread.mean()):.4f}")
-            self.files.write(index, mean[i], self.inputs.originals.pop(index), row, t == 0)
+            self.files.write(index, mean[i], original, row, t == 0)
 
     def _samples(self, module: RestorationModule, first: Tensor, batch: RestorationBatch) -> Iterator[Tensor]:
         yield first
         sampling = module.sampling
         try:
-            for k in range(1, self.sample_files.samples):
+            for k in range(1, self.files.samples):
                 module.sampling = sampling.replace(seed=sampling.seed + k)
                 yield module.predict_step(self._within_rounding(batch, module.sampling.seed), 0)
         finally:
@@ -124,12 +156,6 @@ class SamplesWriter(RestorationWriter):
         error = rng.uniform(batch.degraded.shape, generators, like=batch.degraded) * 2 - 1
         error = error * append_dims(batch.t > 0, error)
         return batch._replace(degraded=batch.degraded + error / (65535 if deep else 255))
-
-    def _write_sample(self, index: int, k: int, image: Tensor, unchanged: bool) -> None:
-        target = self.sample_files.sample(index, k)
-        check_finite(image, f"the sampled image {target.name}")
-        content = self.files.encode(index, image, self.inputs.originals[index], unchanged)
-        atomic_write(target, lambda partial: partial.write_bytes(content))
 
 
 def samples_folder(output: Path) -> Path:
@@ -153,7 +179,7 @@ def stochastic(sampler: Sampler, module: RestorationModule, samples: int) -> Sam
 
 
 def print_coverage(
-    files: SampleFiles, restored: Sequence[int], references: Mapping[int, Path], deviations: int = 2
+    files: SampledFiles, restored: Sequence[int], references: Mapping[int, Path], deviations: int = 2
 ) -> None:
     """Print at how many pixels the error is at most so many standard deviations of the samples.
 
@@ -165,7 +191,7 @@ def print_coverage(
     """
     fractions = []
     for index in (index for index in restored if index in references):
-        reference, mean = (_unit(path) for path in (references[index], files.files.targets[index]))
+        reference, mean = (_unit(path) for path in (references[index], files.targets[index]))
         spread = WHITE * _unit(files.spread(index))[0]
         if reference.shape == mean.shape:
             error = (mean - reference).square().mean(0).sqrt()
@@ -176,23 +202,25 @@ def print_coverage(
         get_console().print(text, soft_wrap=True, highlight=False)
 
 
-def print_spread(files: SampleFiles, results: Sequence[Result]) -> None:
-    """Print where the samples are and how much they differ, and why they hardly do.
+def print_spread(files: SampledFiles, results: Sequence[Result]) -> None:
+    """Print where the samples are, and how much they differ.
 
     Args:
         files: The files.
         results: The rows of the restored images.
     """
     spreads = [float(result.spread) for result in results if result.spread]
-    text = f"The samples and their spread are in {samples_folder(files.files.output)}"
+    text = f"The samples and their spread are in {samples_folder(files.output)}"
     if spreads:
-        spread = sum(spreads) / len(spreads)
-        text += f"; on average they differ by {spread:.2g} of the range"
-        if spread < LITTLE:
-            text += (
-                ": a model that was trained with little noise knows one answer; train it with --model.degradation.noise"
-            )
+        text += f"; on average they differ by {sum(spreads) / len(spreads):.2g} of the range"
     get_console().print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def warn_of_little_noise(module: RestorationModule) -> None:
+    """Print that samples will hardly differ, if the model was trained with little noise."""
+    if float(module.degradation.sigma(torch.ones(1))) <= LITTLE_NOISE:
+        text = "The samples will hardly differ: a model that was trained with little noise restores in one way."
+        get_console().print(text, soft_wrap=True)
 
 
 def _unit(path: Path) -> Tensor:

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from diffusion_lightning.commands.restored_files import RestoredFiles
-from diffusion_lightning.core.images import from_uint8, read_image, to_unit
+from diffusion_lightning.core.images import ImageReadError, from_uint8, read_image, to_unit
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.metrics.fid import FrechetDistances, InceptionV3
 from diffusion_lightning.metrics.lpips import MIN_SIDES, LPIPSNetwork
@@ -77,7 +77,11 @@ class ReferenceScores:
         """Score a file, if it has a reference of its size."""
         if index not in self.references:
             return
-        target = read_image(self.references[index])
+        try:
+            target = read_image(self.references[index])
+        except ImageReadError as error:
+            _print(f"left out: {error}")
+            return
         images = [read_image(paths[index]) for paths in (self.files.paths, self.files.targets)]
         if any(image.shape != target.shape for image in images) or min(target.shape[-2:]) < 3:
             return
@@ -136,6 +140,9 @@ def find_references(reference: Path, files: RestoredFiles) -> dict[int, Path]:
     """
     if reference.is_file() and len(files.paths) == 1:
         return {0: reference}
+    if not reference.is_dir():
+        what = f"is a file, and there are {len(files.paths)} images" if reference.is_file() else "is missing"
+        raise FileNotFoundError(f"--reference {reference} {what}: name the folder of their originals")
     found = {path.relative_to(reference).as_posix(): path for path in find_images(reference)}
     by_stem = {_stem(name): path for name, path in found.items()}
     pairs = {i: found.get(label, by_stem.get(_stem(label))) for i, label in enumerate(files.labels)}

@@ -32,8 +32,8 @@ MAX_STEPS = 10
 
 
 def has_consistency(degradation: Degradation) -> bool:
-    """Whether the degradation says what it keeps of a user's image: it is linear, and all about it is known."""
-    return degradation.linear and not degradation.has_unknown_params
+    """Whether the degradation says what it keeps of a user's image: linear, known, and no mere multiple of it."""
+    return degradation.linear and not (degradation.has_unknown_params or degradation.has_alpha)
 
 
 def make_consistent(

@@ -30,7 +30,7 @@ def random_images(number: int = 5) -> torch.Tensor:
 
 def test_a_tensor_is_restored_as_sample_from_does() -> None:
     module, x = trained(), random_images()
-    expected = module.sample_from(x, 0.75, sampling=module.sampling.replace(sampler=Cold(3)))
+    expected = module.sample_from(x, 0.75, sampling=module.sampling.replace(sampler=Cold(3))).clamp(-1, 1)
     found = restore(module, x, 0.75, sampler=Cold(), steps=3, batch_size=2, consistent=False)
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.allclose(restore(module, x[0], 0.75, sampler=Cold(3), consistent=False), expected[0], atol=1e-6)
@@ -97,3 +97,23 @@ def test_the_package_imports_the_commands_only_when_they_are_used() -> None:
     code = "import sys, diffusion_lightning\nassert 'diffusion_lightning.commands' not in sys.modules\n"
     code += "from diffusion_lightning import restore\nassert callable(restore)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(0, 1, 8, 8), "there is none to restore"),
+        (torch.full((1, 1, 8, 8), torch.nan), "NaN or infinite"),
+        (torch.full((1, 1, 8, 8), 200.0), r"values up to 200: scale them to \[-1, 1\], or give uint8"),
+        (np.zeros((1, 1, 8, 8)), "images of the type ndarray: give a tensor, or a path"),
+    ],
+    ids=["none", "not finite", "of another scale", "no tensor"],
+)
+def test_images_that_cannot_be_restored_are_refused(images: object, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        restore(trained(), images, 0.5)  # type: ignore[call-overload]
+
+
+def test_one_severity_as_text_is_a_number() -> None:
+    module, x = trained(), random_images()
+    assert torch.equal(restore(module, x, "0.5"), restore(module, x, 0.5))

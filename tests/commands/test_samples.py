@@ -32,7 +32,9 @@ def test_samples_their_mean_and_their_spread(
 ) -> None:
     write_images(tmp_path / "in", 3, mode="L")
     restore(tmp_path, checkpoint, "--output=out", "--samples=4", "--seed=3", "--batch_size=2")
-    assert "a model that was trained with little noise knows one answer" in " ".join(capsys.readouterr().out.split())
+    assert "The samples will hardly differ: a model that was trained with little noise" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert files(tmp_path / "out") == {"image_00.png", "image_01.png", "image_02.png", "results.csv"}
     for name in ("image_00", "image_01", "image_02"):
         folder = tmp_path / "out_samples" / name
@@ -58,17 +60,35 @@ def test_noise_gives_samples_of_further_seeds(
     assert np.abs(made[2] - pixels_of(tmp_path / "third/image_00.png")).mean() < 1.5, "up to the rounding of the file"
 
 
-def test_an_interrupted_run_continues(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_makes_again_what_is_missing_and_removes_what_is_left_over(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_images(tmp_path / "in", 3, mode="L")
     argv = ("--output=out", "--samples=3", "--batch_size=1")
+    restore(tmp_path, checkpoint, *argv, "--samples=4")
     restore(tmp_path, checkpoint, *argv)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
-    (tmp_path / "out/image_01.png").unlink()
-    written: list[Path] = []
-    monkeypatch.setattr(samples, "save_image", lambda image, path: written.append(Path(path)))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    assert not [path for path in before if path.name == "4.png"]
+    for name in ("out/image_00.png", "out_samples/image_01/2.png", "out_samples/image_02/spread.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "out_samples/image_01/.0123456789abcdef.part").write_bytes(b"")
     restore(tmp_path, checkpoint, *argv)
-    assert written == [tmp_path / "out_samples/image_01/spread.png"]
-    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.png")} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.setattr(samples, "save_image", None)
+    restore(tmp_path, checkpoint, *argv)  # nothing is missing
+
+
+def test_an_image_that_the_format_cannot_hold_does_not_stop_the_rest(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "in", 1, mode="L")
+    Image.new("L", (16400, 8), 90).save(tmp_path / "in/wide.png")
+    words = ["restore", "--ckpt_path", checkpoint, "--input=in", "--output=out", "--severity=0.1", *QUIET]
+    end = fail(tmp_path, capsys, *words, "--samples=2", "--format=webp")
+    assert end.errors == ["error: 1 of 2 file(s) could not be restored (wide.png): see out/results.csv"]
+    assert end.text.count("left out: in/wide.png cannot be written as wide.webp") == 1
+    assert files(tmp_path / "out") == {"image_00.webp", "results.csv"}
 
 
 @pytest.mark.parametrize("error", [0, 40])

@@ -94,3 +94,4 @@ def test_only_known_linear_degradations_say_what_they_keep() -> None:
     assert has_consistency(GaussianBlur())
     assert not has_consistency(Fade(centre="random"))
     assert not has_consistency(Snow())
+    assert not has_consistency(GaussianNoise())
