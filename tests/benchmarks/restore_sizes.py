@@ -60,7 +60,8 @@ with tempfile.TemporaryDirectory() as name:
         if not (root / f"{size}").exists():
             write_photographs(root / f"{size}", size, number)
         argv = ["--ckpt_path=runs/photo_blur/checkpoints/last.ckpt", f"--input={size}", f"--output={size}-{tile}"]
-        return command(root, "restore", *argv, "--sampler=Direct", f"--tile={tile}")
+        # After one step of training, images would take many steps to become consistent.
+        return command(root, "restore", *argv, "--sampler=Direct", "--consistent=false", f"--tile={tile}")
 
     _, idle, _ = restore(16, 1, "auto")
     sys.stdout.write(f"{'px':>5} {'tile':4} {'images/s':>9} {'CPU s/image':>12} {'GiB':>6}\n")
