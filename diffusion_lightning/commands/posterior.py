@@ -91,19 +91,6 @@ def summary(posterior: Posterior) -> str:
     return f"{measurement} at t = {posterior.severity:g} and noise {posterior.noise:.2g} by {type(posterior).__name__}"
 
 
-def describe_posterior(posterior: Posterior) -> str:
-    """The method with all settings of its measurement, on which restored images depend."""
-    assert isinstance(posterior.measurement, Degradation)
-    parts = [
-        [
-            type(part).__name__,
-            *(value for value in vars(part).items() if isinstance(value[1], bool | int | float | str)),
-        ]
-        for part in posterior.measurement.modules()
-    ]
-    return f"{posterior} {parts}"
-
-
 def _try(posterior: Posterior, module: RestorationModule) -> None:
     """Condition a trivial denoiser on a black image, so that a method that does not suit is refused at the start."""
     y = torch.zeros(1, *module.image_shape, dtype=torch.float32)

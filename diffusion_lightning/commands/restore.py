@@ -10,7 +10,7 @@ from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.commands.comparison import ComparisonPage, comparison_folder
 from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
-from diffusion_lightning.commands.posterior import Method, choose_posterior, describe_posterior, summary
+from diffusion_lightning.commands.posterior import Method, choose_posterior, summary
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.samples import (
     SampleFiles,
@@ -117,8 +117,6 @@ def restore(
         )
         return write_contact_sheets(trainer, module, paths, names, start, output, frames == "first", overwrite)
     made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision, samples=samples)
-    if posterior is not None:
-        made_from += describe_posterior(posterior)
     files = RestoredFiles(paths, names, source, folder, file_format, made_from, overwrite)
     sample_files = SampleFiles(files, names, samples) if samples != 1 else None
     page = ComparisonPage(folder, len(paths), overwrite) if compare else None

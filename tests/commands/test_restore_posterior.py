@@ -76,6 +76,8 @@ def test_another_measurement_restores_the_images_again(tmp_path: Path) -> None:
     written = (folder / "image_00.png").stat().st_mtime_ns
     assert restored() == first
     assert (folder / "image_00.png").stat().st_mtime_ns == written, "it was finished"
+    blurs = [{"measurement": GaussianBlur(steps=2, std=std, schedule="constant")} for std in (0.3, 3.0)]
+    assert restored(**blurs[0]) != restored(**blurs[1])
     for other in ({"measurement": Pixelate(steps=2)}, {"noise": 0.3}, {"severity": 0.5}, {"method": "mmps"}):
         assert restored(**other) != first
 
