@@ -9,7 +9,7 @@ import torch
 from diffusion_lightning.core.images import from_uint8, read_image
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse import DDNM, DDRM, DPS, MMPS, DiffPIR, PiGDM, Posterior, RePaint
-from diffusion_lightning.inverse.noise_level import estimate_noise
+from diffusion_lightning.inverse.noise_level import ROUNDING, estimate_noise
 from diffusion_lightning.modules.restoration import RestorationModule
 
 Method = Literal["cold", "mmps", "pigdm", "ddrm", "ddnm", "diffpir", "repaint", "dps"]
@@ -26,10 +26,7 @@ METHODS: dict[str, type[Posterior]] = {
 }
 
 DPS_STEPS = 200
-"""Steps of DPS, whose gradient steps are of a fixed length, where the user chooses no number."""
-
-ROUNDING = 2 / 255 / 12**0.5
-"""The standard deviation of rounding to 8 bits, in images in [-1, 1]: the noise of a file without any other."""
+"""Steps of DPS, whose gradient steps have a fixed factor, where the user chooses no number."""
 
 MAX_ESTIMATES = 16
 """Images from which the noise is estimated."""
@@ -78,7 +75,7 @@ def choose_posterior(
         raise ValueError(f"--severity {severity}: --method {method} needs one number, the severity of --measurement")
     sigma = _estimate_noise(paths, module.image_shape[0]) if noise == "auto" else noise
     arguments = {"steps": steps or DPS_STEPS} if method == "dps" else {}
-    if method != "repaint" and sigma >= 0:  # RePaint takes y as it is
+    if METHODS[method].uses_noise and sigma >= 0:
         sigma = max(sigma, ROUNDING)
     posterior = METHODS[method](measurement, 1.0 if severity is None else severity, sigma, **arguments)
     _try(posterior, module)
@@ -87,8 +84,9 @@ def choose_posterior(
 
 def summary(posterior: Posterior) -> str:
     """``Pixelate at t = 1 and noise 0.05 by MMPS``."""
-    measurement = type(posterior.measurement).__name__
-    return f"{measurement} at t = {posterior.severity:g} and noise {posterior.noise:.2g} by {type(posterior).__name__}"
+    noise = f" and noise {posterior.noise:.2g}" if posterior.uses_noise else ""
+    measurement, method = type(posterior.measurement).__name__, type(posterior).__name__
+    return f"{measurement} at t = {posterior.severity:g}{noise} by {method}"
 
 
 def _try(posterior: Posterior, module: RestorationModule) -> None:

@@ -99,7 +99,9 @@ def restore(
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder), samples_folder(folder)])
     posterior = choose_posterior(method, measurement, noise, severity, steps, paths, module)
     if posterior is not None:
-        own = module.sampling.sampler if sampler is not None else posterior.suited(module.sampling.sampler)
+        own = module.sampling.sampler
+        if sampler is None:
+            own = posterior.suited(own, module.degradation)
         if fidelity or consistent:
             raise ValueError(f"--fidelity and --consistent are for --method cold: leave them out with {method}")
         module.sampling = module.sampling.replace(posterior=posterior, sampler=own, consistent=False)

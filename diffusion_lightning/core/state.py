@@ -17,8 +17,8 @@ _OF_MODULES = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modul
 def describe_state(value: object) -> str:
     """The class of an object and the state of all its attributes, and of theirs.
 
-    Tensors and arrays are described by a hash of their values, functions by their name. Caches are left out, and so are the hooks
-    and the training mode of modules.
+    Tensors and arrays are described by a hash of their values, functions by their name. Caches are left out,
+    and so are the hooks and the training mode of modules.
 
     Args:
         value: A number, a string, a tensor, a function, a collection, or an object of any class that keeps its state in
@@ -40,7 +40,7 @@ def describe_state(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(describe_state, value))}]"
     kind = value if hasattr(value, "__qualname__") else type(value)
-    name = f"{getattr(kind, '__module__', '')}.{kind.__qualname__}"  # type: ignore[attr-defined]
+    name = f"{getattr(kind, '__module__', '')}.{kind.__qualname__}"
     if kind is value:
         return name
     state = getattr(value, "__dict__", None)
