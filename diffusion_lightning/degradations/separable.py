@@ -61,7 +61,7 @@ class Separable(Degradation):
         """
         if max(shape[1:]) > MAX_MATRIX:
             raise TypeError(
-                f"images of {shape[2]}x{shape[1]} are too large for a singular value decomposition, which takes at most "
+                f"images of {shape[2]}x{shape[1]} are too large for a singular value decomposition, of at most "
                 f"{MAX_MATRIX} pixels along an axis: use a method without one, such as MMPS"
             )
         like = torch.empty(0, dtype=torch.float64, device=t.device)

@@ -54,7 +54,7 @@ def test_at_t_0_the_image_is_known(name):
     assert close(x0[1:], conditioned(METHODS[name], y[1:])(x[1:], t[1:]).x0)
 
 
-def test_the_samplers_of_the_papers_are_those_of_the_models_that_have_noise():
+def test_the_sampler_of_the_paper_has_the_steps_of_another():
     shown = {name: repr(method.suited(DDIM(6), MODEL)) for name, method in METHODS.items()}
     assert shown["DDRM"] == "DDRMSteps(steps=6)"
     assert shown["RePaint"] == "RePaintSteps(steps=6)"

@@ -153,7 +153,7 @@ def covariance_error(degradation, covariance, steps):
     return ((v - covariance).norm() / covariance.norm()).item()
 
 
-def test_ancestral_samples_of_a_warm_model_converge_to_the_covariance_of_the_data():
+def test_warm_ancestral_samples_converge_to_the_covariance_of_the_data():
     """Smooth images. With ψ = 0, fresh noise at each step, they would not."""
     pixels = torch.cartesian_prod(torch.arange(4), torch.arange(4)).double()
     covariance = 0.3 * (-(torch.cdist(pixels, pixels) ** 2) / 2).exp() + 0.02 * torch.eye(16, dtype=torch.float64)
