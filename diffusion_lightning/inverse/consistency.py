@@ -79,12 +79,12 @@ def make_consistent(
         active = (_squared_norm(residual) > bound) & (power > converged)
         if not active.any():
             break
-        image = degradation.operator(direction, t, params) - offset
-        curvature = _squared_norm(image) + weight * _squared_norm(direction)
+        product = degradation.operator(direction, t, params) - offset
+        curvature = _squared_norm(product) + weight * _squared_norm(direction)
         length = append_dims(torch.where(active, power / curvature, 0.0), x0)
         x0 = x0 + length * direction
-        residual = residual - length * image
-        gradient = gradient - length * (degradation.adjoint(image, t, params) + append_dims(weight, x0) * direction)
+        residual = residual - length * product
+        gradient = gradient - length * (degradation.adjoint(product, t, params) + append_dims(weight, x0) * direction)
         previous, power = power, _squared_norm(gradient)
         direction = gradient + append_dims(torch.where(active, power / previous, 0.0), x0) * direction
     return x0
