@@ -1,15 +1,16 @@
 """`restore --method mmps --measurement Pixelate`: images that another degradation than the model's has made."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
-from diffusion_lightning.core.images import from_uint8, read_image
+from diffusion_lightning.core.images import ImageReadError, from_uint8, read_image
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse import DDNM, DDRM, DPS, MMPS, DiffPIR, PiGDM, Posterior, RePaint
-from diffusion_lightning.inverse.noise_level import estimate_noise
+from diffusion_lightning.inverse.noise_level import ROUNDING, estimate_noise
 from diffusion_lightning.modules.restoration import RestorationModule
 
 Method = Literal["cold", "mmps", "pigdm", "ddrm", "ddnm", "diffpir", "repaint", "dps"]
@@ -26,10 +27,7 @@ METHODS: dict[str, type[Posterior]] = {
 }
 
 DPS_STEPS = 200
-"""Steps of DPS, whose gradient steps are of a fixed length, where the user chooses no number."""
-
-ROUNDING = 2 / 255 / 12**0.5
-"""The standard deviation of rounding to 8 bits, in images in [-1, 1]: the noise of a file without any other."""
+"""Steps of DPS, whose gradient steps have a fixed factor, where the user chooses no number."""
 
 MAX_ESTIMATES = 16
 """Images from which the noise is estimated."""
@@ -76,9 +74,11 @@ def choose_posterior(
         )
     if isinstance(severity, str):
         raise ValueError(f"--severity {severity}: --method {method} needs one number, the severity of --measurement")
+    if noise == "auto" and not METHODS[method].uses_noise:
+        raise ValueError(f"--noise auto: --method {method} does not use the noise of the images: leave it out")
     sigma = _estimate_noise(paths, module.image_shape[0]) if noise == "auto" else noise
     arguments = {"steps": steps or DPS_STEPS} if method == "dps" else {}
-    if method != "repaint" and sigma >= 0:  # RePaint takes y as it is
+    if METHODS[method].uses_noise and sigma >= 0:
         sigma = max(sigma, ROUNDING)
     posterior = METHODS[method](measurement, 1.0 if severity is None else severity, sigma, **arguments)
     _try(posterior, module)
@@ -87,21 +87,9 @@ def choose_posterior(
 
 def summary(posterior: Posterior) -> str:
     """``Pixelate at t = 1 and noise 0.05 by MMPS``."""
-    measurement = type(posterior.measurement).__name__
-    return f"{measurement} at t = {posterior.severity:g} and noise {posterior.noise:.2g} by {type(posterior).__name__}"
-
-
-def describe_posterior(posterior: Posterior) -> str:
-    """The method with all settings of its measurement, on which restored images depend."""
-    assert isinstance(posterior.measurement, Degradation)
-    parts = [
-        [
-            type(part).__name__,
-            *(value for value in vars(part).items() if isinstance(value[1], bool | int | float | str)),
-        ]
-        for part in posterior.measurement.modules()
-    ]
-    return f"{posterior} {parts}"
+    noise = f" and noise {posterior.noise:.2g}" if posterior.uses_noise else ""
+    measurement, method = type(posterior.measurement).__name__, type(posterior).__name__
+    return f"{measurement} at t = {posterior.severity:g}{noise} by {method}"
 
 
 def _try(posterior: Posterior, module: RestorationModule) -> None:
@@ -112,8 +100,15 @@ def _try(posterior: Posterior, module: RestorationModule) -> None:
 
 
 def _estimate_noise(paths: Sequence[Path], channels: int) -> float:
-    """The mean of estimates of σ_y for the first images, in [-1, 1]."""
-    estimates = [estimate_noise(from_uint8(read_image(path, channels))[None]).item() for path in paths[:MAX_ESTIMATES]]
+    """The mean of estimates of σ_y for the first images that can be read, in [-1, 1]."""
+    estimates: list[float] = []
+    for path in paths:
+        with suppress(ImageReadError):  # which is reported when its turn to be restored comes
+            estimates.append(estimate_noise(from_uint8(read_image(path, channels))[None]).item())
+        if len(estimates) == MAX_ESTIMATES:
+            break
+    if not estimates:
+        raise ValueError("--noise auto: no image can be read: give a number, such as --noise 0.05")
     return sum(estimates) / len(estimates)
 
 

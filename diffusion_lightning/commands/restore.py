@@ -10,7 +10,7 @@ from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.commands.comparison import ComparisonPage, comparison_folder
 from diffusion_lightning.commands.contact_sheet import refuse_for_sheets, write_contact_sheets
 from diffusion_lightning.commands.inputs import UserImages, find_inputs
-from diffusion_lightning.commands.posterior import Method, choose_posterior, describe_posterior, summary
+from diffusion_lightning.commands.posterior import Method, choose_posterior, summary
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles, fingerprint
 from diffusion_lightning.commands.samples import (
     SampledFiles,
@@ -100,7 +100,9 @@ def restore(
     paths, names = find_inputs(source, folder, file_format, [comparison_folder(folder), samples_folder(folder)])
     posterior = choose_posterior(method, measurement, noise, severity, steps, paths, module)
     if posterior is not None:
-        own = module.sampling.sampler if sampler is not None else posterior.suited(module.sampling.sampler)
+        own = module.sampling.sampler
+        if sampler is None:
+            own = posterior.suited(own, module.degradation)
         if fidelity or consistent:
             raise ValueError(f"--fidelity and --consistent are for --method cold: leave them out with {method}")
         module.sampling = module.sampling.replace(posterior=posterior, sampler=own, consistent=False)
@@ -118,8 +120,6 @@ def restore(
         )
         return write_contact_sheets(trainer, module, paths, names, start, output, frames == "first", overwrite)
     made_from = fingerprint(module, severity=start, frames=frames, precision=trainer.precision, samples=samples)
-    if posterior is not None:
-        made_from += describe_posterior(posterior)
     where: dict[str, Any] = {"paths": paths, "names": names, "source": source, "output": folder}
     where |= {"file_format": file_format, "settings": made_from, "overwrite": overwrite}
     files = RestoredFiles(**where) if samples == 1 else SampledFiles(samples=samples, **where)

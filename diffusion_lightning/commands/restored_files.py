@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
@@ -20,6 +19,7 @@ from diffusion_lightning.core.files import check_outputs, is_special, written_re
 from diffusion_lightning.core.finite import check_finite
 from diffusion_lightning.core.images import ImageReadError, atomic_write, remove_partial
 from diffusion_lightning.core.originals import Original
+from diffusion_lightning.core.state import describe_state
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.modules.restoration import RestorationModule
 
@@ -208,16 +208,9 @@ def leave_out(error: ImageReadError | str, files: int) -> None:
 
 def fingerprint(module: RestorationModule, **settings: object) -> str:
     """A hash of a module's weights and settings, of how it samples, and of further settings; equal in every process."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    sampling, degradation = module.sampling, module.degradation
-    numbers = {name: value for name, value in vars(degradation).items() if isinstance(value, bool | int | float | str)}
+    sampling = module.sampling
     parts: list[object] = [sampling.sampler, sampling.guidance, sampling.seed, sampling.tiling, settings]
-    parts += [sampling.fidelity, sampling.consistent]
-    parts += [type(degradation).__name__, numbers, type(module.parameterization).__name__, module.clip_denoised]
-    digest.update(json.dumps([dict(module.hparams), *map(str, parts)], default=str, sort_keys=True).encode())
-    return digest.hexdigest()
+    parts += [sampling.fidelity, sampling.consistent, type(module.parameterization).__name__, module.clip_denoised]
+    described = [describe_state(part) for part in (module.state_dict(), module.degradation, sampling.posterior)]
+    text = json.dumps([dict(module.hparams), *map(str, parts), *described], default=str, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

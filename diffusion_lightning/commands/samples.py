@@ -1,5 +1,6 @@
 """`restore --samples K`: several restorations of each image, their mean, and how much they differ at each pixel."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,17 +165,27 @@ def samples_folder(output: Path) -> Path:
 
 
 def stochastic(sampler: Sampler, module: RestorationModule, samples: int) -> Sampler:
-    """The sampler, or one that adds noise in its place where it is the probability flow and that is possible.
+    """The sampler, or ancestral sampling in its place where it is the probability flow and that adds noise.
 
     Raises:
         ValueError: The samples would be equal, or their number is out of its range.
     """
     if samples < 2:
         raise ValueError(f"samples={samples}: choose 1, for one restoration, or at least 2, to see how they differ")
+    degradation = module.degradation
     if isinstance(sampler, Direct):
-        raise ValueError(f"samples={samples}: the direct prediction is one image: use another sampler, or --samples 1")
-    if isinstance(sampler, DDIM) and sampler.eta == 0 and module.degradation.has_transitions:
-        return DDIM(sampler.steps, eta=1.0, spacing=sampler.spacing)
+        if degradation.has_unknown_params:
+            remedy = "images whose random parameters are unknown are restored in one step: leave --samples out"
+        elif module.sampling.fidelity == 1:
+            remedy = "--fidelity 1 is the direct prediction, one image: choose less"
+        else:
+            remedy = "the direct prediction is one image: use another sampler, or --samples 1"
+        raise ValueError(f"samples={samples}: {remedy}")
+    if isinstance(sampler, DDIM) and sampler.eta == 0 and degradation.has_transitions:
+        ancestral = DDIM(sampler.steps, eta=1.0, spacing=sampler.chosen_spacing)
+        steps = itertools.pairwise(ancestral.times(degradation))
+        if any(zeta > 0 for _, zeta in (ancestral.coefficients(degradation, t, s) for t, s in steps)):
+            return ancestral
     return sampler
 
 

@@ -109,7 +109,7 @@ class Degradation(ChecksArguments, nn.Module, ABC):
         """
         raise TypeError(
             f"{type(self).__name__} is not a multiple α_t of the image, which the Eps and V parameterizations, "
-            "SNRWeight, DDPM and likelihoods need: use the X0 or Residual parameterization, and ProbabilityFlow or Cold"
+            "SNRWeight and likelihoods need: use the X0 or Residual parameterization, and ProbabilityFlow or Cold"
         )
 
     def signal(self, t: Tensor) -> Tensor:
@@ -155,12 +155,18 @@ class Degradation(ChecksArguments, nn.Module, ABC):
 
     @property
     def is_gaussian_diffusion(self) -> bool:
-        """Whether x_t = α_t x_0 + σ_t z with Gaussian z, which ancestral steps, churn and likelihoods need."""
+        """Whether x_t = α_t x_0 + σ_t z with Gaussian z, which churn, likelihoods and Tweedie's formula need."""
         return self.hot and self.gaussian_noise
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """The noise level relative to the image's scale (B,): σ_t/λ_t where D_t(x) = λ_t·x + D_t(0), else σ_t."""
-        return self.sigma(t) / self.signal(t) if self._has_signal else self.sigma(t)
+        """The noise level relative to the image's scale (B,): σ_t/λ_t where D_t(x) = λ_t·x + D_t(0), else σ_t.
+
+        It is infinite where λ_t = 0, also at the end of a bridge without noise there.
+        """
+        if not self._has_signal:
+            return self.sigma(t)
+        signal = self.signal(t)
+        return torch.where(signal > 0, self.sigma(t) / signal, torch.inf)
 
     def time_at_noise_level(self, level: Tensor) -> Tensor:
         """The times t (B,) of noise levels (B,): the inverse of ``noise_level``, float64; higher levels give 1."""

@@ -1,7 +1,8 @@
 """Degradations that act on rows and columns by one matrix each: x_t = A_t x A_tᵀ, exact for any padding.
 
-A step of a separable convolution is such a matrix, so T steps are the product of T matrices. An axis of more than
-``MAX_MATRIX`` pixels has no matrix: the square of a large number takes too much memory, and the cube too much time.
+A step of a separable convolution is such a matrix, so T steps are the product of T matrices. For an axis of more than
+``MAX_MATRIX`` pixels no matrix is made, and so no singular value decomposition: the square of a large number takes too
+much memory, and the cube too much time.
 """
 
 from abc import abstractmethod
@@ -53,7 +54,16 @@ class Separable(Degradation):
         return self._both_sides(rows.mT, y, columns.mT)
 
     def factors(self, shape: tuple[int, int, int], t: Tensor, params: Params) -> Factors:
-        """A_h and A_w."""
+        """A_h and A_w.
+
+        Raises:
+            TypeError: An axis is longer than ``MAX_MATRIX``.
+        """
+        if max(shape[1:]) > MAX_MATRIX:
+            raise TypeError(
+                f"images of {shape[2]}x{shape[1]} are too large for a singular value decomposition, of at most "
+                f"{MAX_MATRIX} pixels along an axis: use a method without one, such as MMPS"
+            )
         like = torch.empty(0, dtype=torch.float64, device=t.device)
         rows, columns = (
             self.matrix_minus_identity(size, t, like) + torch.eye(size, dtype=torch.float64, device=t.device)

@@ -21,7 +21,7 @@ from diffusion_lightning.inverse.measurement import Measurement, Operator
 from diffusion_lightning.samplers.base import Sampler
 
 MAX_LEVEL = 15.0
-"""The noise level σ_t/α_t up to which the Jacobian of a network tells the covariance of x_0.
+"""The noise level σ_t/α_t up to which the covariance of x_0 is computed from the Jacobian of a network.
 
 That covariance is σ_t²/α_t times the Jacobian, so where x_t is all but noise, small errors of a network exceed it.
 With `configs/noise.yaml` its trace is 46 to 68 at levels 4 to 15, where ‖x̂_0 − x_0‖² is 46 to 60, and 3000 at the level
@@ -73,7 +73,13 @@ class Posterior(KeepsArguments, ABC):
     """Whether A must be linear or affine."""
 
     needs_gaussian: bool = True
-    """Whether the model must be α_t x + σ_t z with Gaussian z, to which Tweedie's formula applies."""
+    """Whether the model must be α_t x + σ_t z with Gaussian z, to which Tweedie's formula applies.
+
+    Only DDNM takes warm and cold models too, in Python; the command line takes models of ``GaussianNoise`` alone.
+    """
+
+    uses_noise: bool = True
+    """Whether it takes the noise σ_y of y into account, which must be 0 otherwise."""
 
     def __init__(self, measurement: Operator, severity: float = 1.0, noise: float = 0.0) -> None:
         if not callable(measurement):
@@ -82,6 +88,8 @@ class Posterior(KeepsArguments, ABC):
             raise ValueError(f"severity={severity}: choose a value in (0, 1]; 1 is the degradation's end")
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise={noise}: a standard deviation must be finite and at least 0")
+        if noise > 0 and not self.uses_noise:
+            raise ValueError(f"noise={noise}: {type(self).__name__} does not use the noise of y: use MMPS, or noise=0")
         self.measurement = measurement
         self.severity = severity
         self.noise = noise
@@ -97,6 +105,11 @@ class Posterior(KeepsArguments, ABC):
             ValueError: It is not; the message names the remedy.
         """
         name = type(self).__name__
+        if isinstance(self.measurement, Degradation) and self.measurement.noisy:
+            raise ValueError(
+                f"the measurement {type(self.measurement).__name__} adds noise itself: give one without noise, and the "
+                "standard deviation of y's noise by noise=… (--noise)"
+            )
         if self.needs_gaussian and not degradation.is_gaussian_diffusion:
             raise ValueError(
                 f"{name} needs a model trained on Gaussian noise, α_t x + σ_t z, and not {type(degradation).__name__}: "
@@ -136,8 +149,11 @@ class Posterior(KeepsArguments, ABC):
         x = degradation(y, times_like(y, 1.0), degradation.sample_params(y, generator))
         return self.condition(denoise_fn, degradation, y), x
 
-    def suited(self, sampler: Sampler) -> Sampler:
-        """The sampler of the paper, with the steps of another one; that one if the paper has none of its own."""
+    def suited(self, sampler: Sampler, degradation: Degradation) -> Sampler:
+        """The sampler of the paper for models of a degradation, with the steps of another sampler.
+
+        It is that other one if the paper has none of its own.
+        """
         return sampler
 
     def _not_linear(self, name: str) -> str:
@@ -176,7 +192,9 @@ class ConditionedDenoiser:
             self._check_linear(x)
             x0, vjp = self._differentiable(x, t) if self.method.differentiates else (self.prior(x, t).x0, _refuse)
             x0 = x0.detach().to(x.dtype)
-            return Prediction(self.method.correct(Estimate(x0, t, vjp, self.degradation, self.measurement)))
+            corrected = self.method.correct(Estimate(x0, t, vjp, self.degradation, self.measurement))
+            # At t = 0 the image is known, and the gradients of the likelihood are not defined.
+            return Prediction(torch.where(append_dims(t, x0) > 0, corrected, x0))
 
     def _differentiable(self, x: Tensor, t: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x̂_0, and v ↦ (∂x̂_0/∂x_t)ᵀ v, which keeps the activations of this call alone."""
@@ -192,8 +210,7 @@ class ConditionedDenoiser:
 
     def _check_linear(self, x: Tensor) -> None:
         if not self._checked and self.method.needs_linear and not self.measurement.is_linear(x):
-            name = getattr(self.method.measurement, "__name__", type(self.method.measurement).__name__)
-            raise ValueError(self.method._not_linear(name))
+            raise ValueError(self.method._not_linear(self.measurement.name))
         self._checked = True
 
 

@@ -14,7 +14,8 @@ def conjugate_gradients(
     """The solution x of M x = b for a symmetric positive semidefinite M, from x = 0.
 
     Where M is singular and b is in its range, it is the solution of minimum norm. An image stops at the tolerance, or
-    at a direction along which M is not positive, which rounding and inexact Jacobians lead to.
+    at a direction along which M is not positive, which rounding and inexact Jacobians lead to. With a Jacobian that is
+    not symmetric the residual can also grow: the result is the step with the least residual.
 
     Args:
         matrix: v ↦ M v, (B, ...) → the same shape, each image by itself.
@@ -26,19 +27,22 @@ def conjugate_gradients(
     power = _dot(residual, residual)
     target = tolerance**2 * power
     active = power > target
+    best, least = x, power
     for _ in range(max_steps):
         if not active.any():
             break
-        image = matrix(direction)
-        curvature = _dot(direction, image)
+        product = matrix(direction)
+        curvature = _dot(direction, product)
         active = active & (curvature > 0)
         length = append_dims(torch.where(active, power / curvature, 0.0), b)
         x = x + length * direction
-        residual = residual - length * image
+        residual = residual - length * product
         previous, power = power, _dot(residual, residual)
+        best = torch.where(append_dims(power < least, b).bool(), x, best)
+        least = torch.minimum(power, least)
         direction = residual + append_dims(torch.where(active, power / previous, 0.0), b) * direction
         active = active & (power > target)
-    return x
+    return best
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -10,10 +10,7 @@ from torch import Tensor
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Params
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.inverse.noise_level import estimate_noise
-
-ROUNDING = 2 / 255 / 12**0.5
-"""The standard deviation of rounding to 8 bits, in images in [-1, 1]."""
+from diffusion_lightning.inverse.noise_level import ROUNDING, estimate_noise
 
 ERROR = 0.1
 """The assumed standard deviation of a restored image's error: what would need larger changes is not known from y."""
@@ -24,8 +21,8 @@ TOLERANCE = 1.2
 CONVERGED = 1e-5
 """The gradient, relative to the first, at which nothing more can be gained in single precision."""
 
-MAX_SIDE, MIN_SIDE = 512, 4
-"""Sides in pixels between which the noise can be estimated, and soon enough."""
+MAX_SIDE = 512
+"""Side in pixels of the part of an image from which the noise is estimated."""
 
 MAX_STEPS = 10
 """Of the conjugate gradients; the degradation and its adjoint are applied once in each."""
@@ -82,22 +79,21 @@ def make_consistent(
         active = (_squared_norm(residual) > bound) & (power > converged)
         if not active.any():
             break
-        image = degradation.operator(direction, t, params) - offset
-        curvature = _squared_norm(image) + weight * _squared_norm(direction)
+        product = degradation.operator(direction, t, params) - offset
+        curvature = _squared_norm(product) + weight * _squared_norm(direction)
         length = append_dims(torch.where(active, power / curvature, 0.0), x0)
         x0 = x0 + length * direction
-        residual = residual - length * image
-        gradient = gradient - length * (degradation.adjoint(image, t, params) + append_dims(weight, x0) * direction)
+        residual = residual - length * product
+        gradient = gradient - length * (degradation.adjoint(product, t, params) + append_dims(weight, x0) * direction)
         previous, power = power, _squared_norm(gradient)
         direction = gradient + append_dims(torch.where(active, power / previous, 0.0), x0) * direction
     return x0
 
 
 def _noise(residual: Tensor) -> Tensor:
-    """The standard deviations (B,) of the noise, from the middle of large images; 0 for images that are too small."""
+    """The standard deviations (B,) of the noise, from the middle of large images."""
     top, left = (max(0, side - MAX_SIDE) // 2 for side in residual.shape[-2:])
-    middle = residual[..., top : top + MAX_SIDE, left : left + MAX_SIDE]
-    return estimate_noise(middle) if min(middle.shape[-2:]) >= MIN_SIDE else residual.new_zeros(len(residual))
+    return estimate_noise(residual[..., top : top + MAX_SIDE, left : left + MAX_SIDE])
 
 
 def _squared_norm(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.core.tables import append_dims
+from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse.base import Estimate, Posterior
 from diffusion_lightning.samplers.base import Sampler
 from diffusion_lightning.samplers.ddim import DDPM
@@ -23,6 +24,19 @@ class DDNM(Posterior):
     differentiates = False
     needs_gaussian = False
 
+    def check(self, degradation: Degradation) -> None:
+        """Check that the measurement is linear and, if y is noisy, that the model is α_t x + σ_t z.
+
+        Raises:
+            ValueError: It is not; the message names the remedy.
+        """
+        super().check(degradation)
+        if self.noise > 0 and not degradation.hot:
+            raise ValueError(
+                f"DDNM with noise={self.noise} needs a model trained on Gaussian noise, α_t x + σ_t z, and not "
+                f"{type(degradation).__name__}: use noise=0, or train one with --model.degradation GaussianNoise"
+            )
+
     def correct(self, estimate: Estimate) -> Tensor:
         """The prediction with the range-space part of y."""
         x0, measurement = estimate.x0, estimate.measurement
@@ -32,13 +46,13 @@ class DDNM(Posterior):
         svd = measurement.svd(x0)
         if svd is None:
             raise ValueError(
-                f"DDNM with noise={self.noise} needs a measurement with singular values: use MMPS, or noise=0"
+                f"DDNM with noise={self.noise:.2g} needs a measurement with singular values: use MMPS (--method mmps)"
             )
         values = svd.values.to(x0.device)
         level = append_dims(estimate.degradation.noise_level(estimate.t.double()), values)
         gains = torch.where(svd.nonzero(), (level / self.noise).clamp(max=1 / values), 0.0)
         return x0 + svd.V(gains.to(x0) * svd.Ut(residual))
 
-    def suited(self, sampler: Sampler) -> Sampler:
-        """``DDPM``."""
-        return DDPM(sampler.steps, sampler.spacing)
+    def suited(self, sampler: Sampler, degradation: Degradation) -> Sampler:
+        """``DDPM`` for a model with Gaussian noise, else the sampler itself."""
+        return DDPM(sampler.steps, sampler.chosen_spacing) if degradation.has_transitions else sampler

@@ -56,9 +56,9 @@ class DDRM(Posterior):
         mixed = torch.lerp(prior, components.y, self.eta_b)
         return components.V(torch.where(known, mixed, prior))
 
-    def suited(self, sampler: Sampler) -> Sampler:
+    def suited(self, sampler: Sampler, degradation: Degradation) -> Sampler:
         """``DDRMSteps``."""
-        return DDRMSteps(sampler.steps, spacing=sampler.spacing)
+        return DDRMSteps(sampler.steps, spacing=sampler.chosen_spacing)
 
 
 class SingularComponents:
@@ -81,8 +81,11 @@ class SingularComponents:
     def __init__(self, measurement: Measurement, like: Tensor, noise: float) -> None:
         svd = measurement.svd(like)
         if svd is None:
-            name = type(measurement.operator).__name__
-            raise ValueError(f"DDRM needs singular values, which {name} does not have in closed form: use MMPS")
+            height, width = like.shape[-2:]
+            raise ValueError(
+                f"DDRM needs singular values, which {measurement.name} does not have in closed form for images of "
+                f"{width}x{height}: use MMPS"
+            )
         self.V, self.Vt = svd.V, svd.Vt
         self.known = svd.nonzero()
         inverse = torch.where(self.known, 1 / svd.values, 0.0)
@@ -113,7 +116,7 @@ class DDRMSteps(FreshNoise):
         denoiser = state.denoise_fn
         if not (isinstance(denoiser, ConditionedDenoiser) and isinstance(denoiser.method, DDRM)):
             raise ValueError("DDRMSteps needs the denoiser that DDRM conditions: use another sampler, such as DDIM")
-        x0 = denoiser.prior(x, times_like(x, t)).x0
+        x0 = denoiser.prior(x, times_like(x, t)).x0.to(x.dtype)
         components = SingularComponents(denoiser.measurement, x0, denoiser.method.noise)
         eta_b, eta = denoiser.method.eta_b, self.eta
         alpha, sigma = alpha_at(state.degradation, s), sigma_at(state.degradation, s)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse.base import Estimate, Posterior
 from diffusion_lightning.inverse.fresh_noise import FreshNoise
 from diffusion_lightning.inverse.measurement import Operator
@@ -41,6 +42,6 @@ class DiffPIR(Posterior):
         ratio = torch.where(level > 0, self.weight * (self.noise / level) ** 2, 0.0)
         return x0 + measurement.solve(measurement.residual(x0), ratio, x0)
 
-    def suited(self, sampler: Sampler) -> Sampler:
+    def suited(self, sampler: Sampler, degradation: Degradation) -> Sampler:
         """``FreshNoise`` with ζ = 0.3."""
-        return FreshNoise(sampler.steps, 0.3**0.5, sampler.spacing)
+        return FreshNoise(sampler.steps, 0.3**0.5, sampler.chosen_spacing)

@@ -1,7 +1,7 @@
 """The steps of DDRM (2201.11793) and DiffPIR (2305.08995): a fixed fraction of the noise is fresh at each step."""
 
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.samplers.base import Sampler, sigma_at, sigma_ratio
+from diffusion_lightning.samplers.base import Sampler, flow_coefficients, sigma_at
 from diffusion_lightning.samplers.spacing import StepSpacing
 
 
@@ -36,5 +36,8 @@ class FreshNoise(Sampler):
             )
 
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
-        """(√(1 − η²) σ_s/σ_t, η σ_s)."""
-        return (1 - self.eta**2) ** 0.5 * sigma_ratio(degradation, t, s), self.eta * sigma_at(degradation, s)
+        """(√(1 − η²) σ_s/σ_t, η σ_s); from x_1 = y of a bridge without noise there, all noise is fresh."""
+        kappa, zeta = flow_coefficients(degradation, t, s)
+        if zeta > 0:
+            return kappa, zeta
+        return (1 - self.eta**2) ** 0.5 * kappa, self.eta * sigma_at(degradation, s)

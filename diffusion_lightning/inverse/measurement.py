@@ -36,6 +36,11 @@ class Measurement:
         self.y = y
         self._svd: tuple[torch.Size, SVD | None] | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of A, for messages."""
+        return getattr(self.operator, "__name__", type(self.operator).__name__)
+
     def __call__(self, x: Tensor) -> Tensor:
         """A x of images x (B, C, H, W), with the offset if A is affine."""
         if not isinstance(self.operator, Degradation):
@@ -61,12 +66,22 @@ class Measurement:
         return self(x) - self(torch.zeros_like(x))
 
     def adjoint(self, v: Tensor, at: Tensor) -> Tensor:
-        """Aᵀ v; for an A that is not linear, the product of v with its Jacobian at the images ``at`` (B, C, H, W)."""
+        """Aᵀ v; for an A that is not linear, the product of v with its Jacobian at the images ``at`` (B, C, H, W).
+
+        Raises:
+            ValueError: A is a function without a gradient.
+        """
         if isinstance(self.operator, Degradation) and self.operator.linear:
             return self.operator.adjoint(v, times_like(v, self.severity), self.params)
         with torch.enable_grad():
             leaf = at.detach().clone().requires_grad_()
-            (product,) = torch.autograd.grad(self(leaf), leaf, v)
+            measured = self(leaf)
+            if not measured.requires_grad:
+                raise ValueError(
+                    f"the measurement {self.name} has no gradient with respect to the images: compute it by functions "
+                    "of torch alone, without numpy and detach()"
+                )
+            (product,) = torch.autograd.grad(measured, leaf, v)
         return product
 
     def is_linear(self, like: Tensor) -> bool:
@@ -79,7 +94,7 @@ class Measurement:
         return torch.allclose(of_sum + zero, of_a + of_b, rtol=0, atol=1e-4 * float(of_sum.abs().max()) + 1e-6)
 
     def svd(self, like: Tensor) -> SVD | None:
-        """The singular value decomposition for images x (B, C, H, W), if A is a degradation that has one."""
+        """The singular value decomposition for images x (B, C, H, W), if A is a degradation that has one for them."""
         shape = like.shape[1:]
         if self._svd is None or self._svd[0] != shape:
             self._svd = shape, self._decompose(like)
@@ -88,12 +103,19 @@ class Measurement:
     def _decompose(self, like: Tensor) -> SVD | None:
         if not isinstance(self.operator, Degradation):
             return None
+        operator, (channels, height, width) = self.operator, like.shape[1:]
         number = len(like) if self.params else 1
         t = torch.full((number,), self.severity, dtype=torch.float64, device=like.device)
-        channels, height, width = like.shape[1:]
+
+        def decompose() -> SVD:
+            return operator.svd((channels, height, width), t, self.params)
+
         try:
-            return self.operator.svd((channels, height, width), t, self.params)
-        except TypeError:  # it has no factors
+            if self.params:
+                return decompose()
+            # Without random parameters it is the same for every batch.
+            return operator.cache.get(("svd", like.shape[1:], self.severity, like.device), decompose)
+        except TypeError:  # it has no factors, or the images are too large
             return None
 
     def solve(self, residual: Tensor, ratio: Tensor, like: Tensor) -> Tensor:
@@ -109,9 +131,10 @@ class Measurement:
             values = svd.values.to(like.device)
             inverse = torch.where(svd.nonzero(), values / (values**2 + append_dims(ratio.double(), values)), 0.0)
             return svd.V(inverse.to(residual) * svd.Ut(residual))
-        weight = append_dims(ratio, residual)
+        weight = append_dims(ratio, like)
 
         def matrix(v: Tensor) -> Tensor:
-            return self.linear_part(self.adjoint(v, like)) + weight * v
+            return self.adjoint(self.linear_part(v), like) + weight * v
 
-        return self.adjoint(conjugate_gradients(matrix, residual, MAX_STEPS, TOLERANCE), like)
+        # (Aᵀ A + ratio I)⁻¹ Aᵀ r is the same, and has a solution also for an r out of the range of a singular A.
+        return conjugate_gradients(matrix, self.adjoint(residual, like), MAX_STEPS, TOLERANCE)

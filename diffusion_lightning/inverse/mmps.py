@@ -11,14 +11,17 @@ class MMPS(Posterior):
     """x̂_0 + V Aᵀ (σ_y² I + A V Aᵀ)⁻¹ (y − A x̂_0), with V = Cov[x_0 | x_t] = (σ_t²/α_t) (∂x̂_0/∂x_t)ᵀ.
 
     The first two moments of x_0 given x_t are those of the prior: exact for Gaussian images, for any linear A and any
-    noise. V is applied by vector-Jacobian products, one in each step of the conjugate gradients.
+    noise, as far as the conjugate gradients converge. V is applied by vector-Jacobian products, one in each of their
+    steps. The covariance of a network is neither exact nor symmetric: they end where their residual is least.
 
     Args:
         measurement: A: any linear degradation, or a linear function of images.
         severity: The severity t in (0, 1] at which a degradation made y.
         noise: σ_y, in units of images in [-1, 1].
-        max_steps: The maximum number of conjugate-gradient steps. The paper uses 1 to 5. With an exact covariance
-            more are better; that of a network is neither exact nor symmetric, and more than 5 can diverge.
+        max_steps: The maximum number of conjugate-gradient steps. The paper uses 1 to 5, which take less time.
+            Without noise and with the exact covariance, the default agrees with y to 1e-4 for pixelation and
+            desaturation, and to 5e-3 for a blur, which needs 60 steps and a tolerance of 1e-7 for 1e-4. With the model
+            of `configs/noise.yaml` it is 1e-4 for pixelation by 2, 0.011 for a blur and 0.021 for a mask.
         tolerance: The norm of the conjugate gradients' residual, relative to the first, at which they stop.
 
     Example:
@@ -30,7 +33,7 @@ class MMPS(Posterior):
         measurement: Operator,
         severity: float = 1.0,
         noise: float = 0.0,
-        max_steps: int = 3,
+        max_steps: int = 20,
         tolerance: float = 1e-5,
     ) -> None:
         super().__init__(measurement, severity, noise)

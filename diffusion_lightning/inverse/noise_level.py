@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ROUNDING = 2 / 255 / 12**0.5
+"""The standard deviation of rounding to 8 bits, in images in [-1, 1]: the noise of a file without any other."""
+
+MIN_SIDE = 4
+"""Side in pixels of the wavelet: smaller images have no details."""
+
 QUARTILE = 0.6744897501960817
 """The median of |z| for z ~ N(0, 1)."""
 
@@ -18,8 +24,10 @@ def estimate_noise(images: Tensor) -> Tensor:
     """The standard deviations of the noise of images (B, C, H, W): (B,), in their unit, the mean of the channels.
 
     Details that are exactly 0, of saturated areas, do not count. Noise that was rounded away cannot be seen, and blocks
-    or sharp textures count as noise.
+    or sharp textures count as noise. It is 0 for images with a side below ``MIN_SIDE``.
     """
+    if min(images.shape[-2:]) < MIN_SIDE:
+        return images.new_zeros(len(images), dtype=torch.float64)
     root = math.sqrt(3)
     taps = torch.tensor([1 - root, root - 3, 3 + root, -1 - root], dtype=torch.float64) / (4 * math.sqrt(2))
     wavelet = torch.outer(taps, taps).to(images.device)

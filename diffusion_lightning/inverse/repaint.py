@@ -5,6 +5,7 @@ from torch import Tensor
 
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.precision import times_like
+from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.inverse.base import ConditionedDenoiser, Estimate, Posterior
 from diffusion_lightning.inverse.measurement import Measurement, Operator
 from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, sigma_at
@@ -26,13 +27,12 @@ class RePaint(Posterior):
     """
 
     differentiates = False
+    uses_noise = False
 
     def __init__(
         self, measurement: Operator, severity: float = 1.0, noise: float = 0.0, threshold: float = 0.5
     ) -> None:
         super().__init__(measurement, severity, noise)
-        if noise > 0:
-            raise ValueError(f"noise={noise}: RePaint takes the known pixels as they are: use MMPS, or noise=0")
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold={threshold}: choose a value in (0, 1]")
         self.threshold = threshold
@@ -42,9 +42,9 @@ class RePaint(Posterior):
         known, y = known_pixels(estimate.measurement, estimate.x0, self.threshold)
         return torch.where(known, y, estimate.x0)
 
-    def suited(self, sampler: Sampler) -> Sampler:
+    def suited(self, sampler: Sampler, degradation: Degradation) -> Sampler:
         """``RePaintSteps``."""
-        return RePaintSteps(sampler.steps, spacing=sampler.spacing)
+        return RePaintSteps(sampler.steps, spacing=sampler.chosen_spacing)
 
 
 def known_pixels(measurement: Measurement, like: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -57,8 +57,7 @@ def known_pixels(measurement: Measurement, like: Tensor, threshold: float) -> tu
     probe = torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
     mask = measurement.linear_part(torch.ones_like(like))
     if not torch.allclose(measurement.linear_part(probe), mask * probe, rtol=0, atol=1e-5):
-        name = getattr(measurement.operator, "__name__", type(measurement.operator).__name__)
-        raise ValueError(f"RePaint restores masked pixels, and {name} is not a mask: use MMPS or DDRM")
+        raise ValueError(f"RePaint restores masked pixels, and {measurement.name} is not a mask: use MMPS or DDRM")
     known = mask >= threshold
     offset_free = measurement.residual(torch.zeros_like(like))
     return known, torch.where(known, offset_free / mask, 0.0)
@@ -96,7 +95,7 @@ class RePaintSteps(DDPM):
         back = alpha_at(state.degradation, t) / alpha
         noise = max(sigma_at(state.degradation, t) ** 2 - (back * sigma) ** 2, 0.0) ** 0.5
         for repeat in range(self.repeats):
-            x0 = denoiser.prior(x, times_like(x, t)).x0
+            x0 = denoiser.prior(x, times_like(x, t)).x0.to(x.dtype)
             unknown = state.transition(x, x0, t, s, kappa, zeta)
             x_next = torch.where(known, alpha * y + sigma * rng.normal(x.shape, state.generator, like=x), unknown)
             if s == 0 or repeat == self.repeats - 1:

@@ -100,6 +100,11 @@ class Sampler(KeepsArguments, ABC):
         self.steps = steps
         self.spacing = spacing or UniformSpacing()
 
+    @property
+    def chosen_spacing(self) -> StepSpacing | None:
+        """The spacing as an argument for another sampler: None if it is the usual one, equally spaced."""
+        return None if type(self.spacing) is UniformSpacing else self.spacing
+
     def replace(self, **changes: Any) -> Self:
         """See ``KeepsArguments.replace``. ``steps`` can be replaced in a sampler without such an argument, too."""
         if "steps" not in changes or self.accepts("steps"):

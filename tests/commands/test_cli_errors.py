@@ -10,8 +10,8 @@ pytest_plugins = ["helpers.runs"]
 SCHEDULE = "--model.degradation.schedule"
 SCHEDULES = "Cosine, FlowMatching, Karras, Linear, SubVP, VE, VP"
 SAMPLERS = (
-    "AnnealedLangevin, Cold, ConsistentAnnealed, DDIM, DDPM, Direct, Heun, Momentum, Multistep, Naive, "
-    "PredictorCorrector, ProbabilityFlow"
+    "AnnealedLangevin, Cold, ConsistentAnnealed, DDIM, DDPM, DDRMSteps, Direct, FreshNoise, Heun, Momentum, "
+    "Multistep, Naive, PredictorCorrector, ProbabilityFlow, RePaintSteps"
 )
 
 
@@ -101,7 +101,8 @@ def test_yaml_with_arguments_but_no_class_is_one_line(tmp_path: Path, capsys: py
         ),
         (
             ["--data=Nonsense"],
-            "choose AFHQ, CIFAR10, CelebA, Digits, Emoji, FashionMNIST, ImageFolder, MNIST, Photographs or an",
+            "choose AFHQ, CIFAR10, CelebA, Digits, Emoji, FashionMNIST, ImageFolder, MNIST, PairedFolder, "
+            "Photographs or an",
         ),
         (
             ["--model.discriminator=Discriminator"],
@@ -110,7 +111,8 @@ def test_yaml_with_arguments_but_no_class_is_one_line(tmp_path: Path, capsys: py
         (["--model.denoiser.widht=8"], "--model.denoiser (UNet): Option 'widht' is not accepted (see --help-all)"),
         (
             ["--model.degradation=Nonsense"],
-            "--model.degradation: there is no class Nonsense: choose Animorphosis, Compose, Desaturate, Fade, Gaussian",
+            "--model.degradation: there is no class Nonsense: choose Animorphosis, Bridge, Compose, Desaturate, Fade, "
+            "Gaussian",
         ),
     ],
     ids=[

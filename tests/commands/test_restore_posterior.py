@@ -10,11 +10,12 @@ from PIL import Image
 from test_restore import trainer_in
 
 from diffusion_lightning import RestorationModule
+from diffusion_lightning.commands.posterior import summary
 from diffusion_lightning.core.images import from_uint8, read_image, to_uint8
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.degradations import Compose, Degradation, Fade, GaussianBlur, GaussianNoise, Pixelate, Snow
-from diffusion_lightning.inverse import DDRM, MMPS
+from diffusion_lightning.inverse import DDRM, DPS, MMPS
 from diffusion_lightning.samplers import DDIM
 
 pytest_plugins = ["helpers.runs"]
@@ -76,6 +77,8 @@ def test_another_measurement_restores_the_images_again(tmp_path: Path) -> None:
     written = (folder / "image_00.png").stat().st_mtime_ns
     assert restored() == first
     assert (folder / "image_00.png").stat().st_mtime_ns == written, "it was finished"
+    blurs = [{"measurement": GaussianBlur(steps=2, std=std, schedule="constant")} for std in (0.3, 3.0)]
+    assert restored(**blurs[0]) != restored(**blurs[1])
     for other in ({"measurement": Pixelate(steps=2)}, {"noise": 0.3}, {"severity": 0.5}, {"method": "mmps"}):
         assert restored(**other) != first
 
@@ -94,6 +97,11 @@ def test_the_noise_is_estimated_within_a_tenth(tmp_path: Path) -> None:
     assert made.sampling.posterior.noise == pytest.approx(2 * 12.75 / 255, rel=0.1)
 
 
+def test_the_summary_names_the_noise_that_a_method_uses() -> None:
+    assert summary(MMPS(Pixelate(), noise=0.05)) == "Pixelate at t = 1 and noise 0.05 by MMPS"
+    assert summary(DPS(Pixelate(), 0.5)) == "Pixelate at t = 0.5 by DPS"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -109,8 +117,24 @@ def test_the_noise_is_estimated_within_a_tenth(tmp_path: Path) -> None:
         ({"method": "repaint", "measurement": Fade(), "noise": 0.1}, "use MMPS, or noise=0"),
         ({"method": "ddrm", "measurement": Compose([Fade(), Pixelate()])}, "DDRM needs singular values, which Compose"),
         ({"method": "pigdm", "measurement": Pixelate(), "noise": -1.0}, "noise=-1.0"),
+        ({"method": "dps", "measurement": Pixelate(), "noise": 0.3}, "noise=0.3: DPS does not use the noise of y"),
+        ({"method": "ddnm", "measurement": Compose([Fade(), Pixelate()])}, r"use MMPS \(--method mmps\)"),
+        ({"method": "mmps", "measurement": GaussianNoise()}, r"adds noise itself: .* by noise=… \(--noise\)"),
     ],
-    ids=["nothing", "measurement", "noise", "snow", "severities", "no-mask", "noisy-mask", "no-SVD", "negative"],
+    ids=[
+        "nothing",
+        "measurement",
+        "noise",
+        "snow",
+        "severities",
+        "no-mask",
+        "noisy-mask",
+        "no-SVD",
+        "negative",
+        "dps",
+        "ddnm",
+        "own",
+    ],
 )
 def test_what_does_not_suit_is_refused_before_anything_is_written(
     settings: dict[str, object], message: str, tmp_path: Path

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffusion_lightning.commands import samples
 from diffusion_lightning.commands.samples import WHITE, stochastic
-from diffusion_lightning.degradations import GaussianNoise
+from diffusion_lightning.degradations import Bridge, GaussianBlur, GaussianNoise
 from diffusion_lightning.samplers import DDIM, Cold, Direct, ProbabilityFlow
 
 pytest_plugins = ["helpers.runs"]
@@ -120,6 +120,10 @@ def test_the_coverage_is_that_of_the_true_error(
             ["--samples=2", "--sampler=Direct"],
             "error: samples=2: the direct prediction is one image: use another sampler, or --samples 1",
         ),
+        (
+            ["--samples=2", "--fidelity=1"],
+            "error: samples=2: --fidelity 1 is the direct prediction, one image: choose less",
+        ),
         (["--fidelity=1.5"], "error: fidelity=1.5: choose from 0, the sampled image, to 1, the direct prediction"),
     ],
 )
@@ -139,5 +143,9 @@ def test_only_the_flow_of_a_noisy_model_is_replaced_by_ancestral_sampling() -> N
     assert (replaced.steps, replaced.eta) == (7, 1.0)
     assert isinstance(stochastic(Cold(7), noisy, 2), Cold)
     assert isinstance(stochastic(ProbabilityFlow(7), cold, 2), ProbabilityFlow)
+    assert repr(replaced) == "DDIM(steps=7, eta=1)"
+    assert isinstance(stochastic(ProbabilityFlow(1), noisy, 2), ProbabilityFlow), "its one step adds no noise"
+    without = tiny_module(degradation=Bridge("i2sb", GaussianBlur(), noise=0.0))
+    assert isinstance(stochastic(ProbabilityFlow(7), without, 2), ProbabilityFlow)
     with pytest.raises(ValueError, match="the direct prediction is one image"):
         stochastic(Direct(), noisy, 2)

@@ -58,9 +58,9 @@ def problem(model, measurement, sigma_y, variances=None, severity=0.4):
 @pytest.mark.parametrize("measurement", MEASUREMENTS)
 def test_mmps_is_the_posterior_mean_of_gaussian_images(measurement, model):
     oracle, exact, operator, y, params, x = problem(model, measurement, 0.1)
-    method = MMPS(operator, severity=0.4, noise=0.1, max_steps=100, tolerance=1e-12)
-    conditioned = method.condition(oracle, oracle.degradation, y, params)
-    assert (conditioned(x, TIMES).x0 - exact(x, TIMES)).abs().max() < 1e-8
+    for settings, bound in (({}, 1e-4), ({"max_steps": 100, "tolerance": 1e-12}, 1e-8)):
+        conditioned = MMPS(operator, 0.4, 0.1, **settings).condition(oracle, oracle.degradation, y, params)
+        assert (conditioned(x, TIMES).x0 - exact(x, TIMES)).abs().max() < bound
     assert (oracle(x, TIMES) - exact(x, TIMES)).abs().max() > 0.05, "y matters"
 
 

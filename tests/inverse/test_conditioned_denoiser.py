@@ -8,9 +8,9 @@ from helpers.oracles import GaussianOracle
 from helpers.sampling import close, noise, smooth_denoiser
 
 from diffusion_lightning.core.types import Prediction
-from diffusion_lightning.degradations import Compose, Fade, GaussianBlur, GaussianNoise, ImageNetC, Pixelate
+from diffusion_lightning.degradations import Compose, Fade, GaussianBlur, GaussianNoise, ImageNetC, Pixelate, separable
 from diffusion_lightning.inverse import DDNM, DDRM, DPS, MMPS, DDRMSteps, DiffPIR, PiGDM, RePaint, RePaintSteps
-from diffusion_lightning.samplers import DDIM, DDPM, Heun, Multistep, ProbabilityFlow, tiled
+from diffusion_lightning.samplers import DDIM, DDPM, Heun, Multistep, ProbabilityFlow, QuadraticSpacing, tiled
 
 MODEL = GaussianNoise(steps=20)
 SHAPE = (2, 1, 8, 8)
@@ -40,9 +40,39 @@ def test_every_sampler_serves_every_method_and_stays_finite(name):
         DDPM(6),
         Heun(4),
         Multistep(6),
-        METHODS[name].suited(DDIM(6)),
+        METHODS[name].suited(DDIM(6), MODEL),
     ):
         assert sampler(denoiser, MODEL, noise(*SHAPE), {}, torch.Generator()).abs().max() < 10
+
+
+@every_method
+def test_at_t_0_the_image_is_known(name):
+    """The other image of the batch, at t = 0.5, is as it is alone."""
+    x, y, t = noise(*SHAPE), noise(*SHAPE, seed=1), torch.tensor([0.0, 0.5], dtype=torch.float64)
+    x0 = conditioned(METHODS[name], y)(x, t).x0
+    assert torch.equal(x0[0], smooth_denoiser(x, t)[0])
+    assert close(x0[1:], conditioned(METHODS[name], y[1:])(x[1:], t[1:]).x0)
+
+
+def test_the_sampler_of_the_paper_has_the_steps_of_another():
+    shown = {name: repr(method.suited(DDIM(6), MODEL)) for name, method in METHODS.items()}
+    assert shown["DDRM"] == "DDRMSteps(steps=6)"
+    assert shown["RePaint"] == "RePaintSteps(steps=6)"
+    assert shown["DDNM"] == "DDPM(steps=6)"
+    spaced = DDIM(6, spacing=QuadraticSpacing())
+    assert repr(METHODS["DDNM"].suited(spaced, MODEL)) == "DDPM(steps=6, spacing=QuadraticSpacing)"
+    assert METHODS["DDNM"].suited(spaced, GaussianBlur()) is spaced
+
+
+@pytest.mark.parametrize("name", ["DDRM", "RePaint"])
+def test_their_own_samplers_keep_the_dtype_of_images(name):
+    """Under mixed precision the network's predictions are of another."""
+
+    def half(x, t):
+        return smooth_denoiser(x, t).to(torch.bfloat16)
+
+    denoiser = conditioned(METHODS[name], noise(*SHAPE, seed=1), half)
+    assert METHODS[name].suited(DDIM(3), MODEL)(denoiser, MODEL, noise(*SHAPE)).dtype == torch.float64
 
 
 @every_method
@@ -137,6 +167,47 @@ def test_a_function_is_solved_by_conjugate_gradients():
         assert close(by_gradients, by_svd, 1e-6)
 
 
+def test_large_images_are_solved_by_conjugate_gradients(monkeypatch):
+    """Above ``MAX_MATRIX`` there is no decomposition, whose time grows with the cube of the side."""
+    x, y, t = noise(*SHAPE), noise(*SHAPE, seed=1), torch.full((2,), 0.5, dtype=torch.float64)
+    kinds = {PiGDM: 0.1, DiffPIR: 0.1, DDNM: 0.0}
+    expected = [conditioned(kind(Pixelate(steps=1), noise=sigma), y)(x, t).x0 for kind, sigma in kinds.items()]
+    monkeypatch.setattr(separable, "MAX_MATRIX", 4)
+    monkeypatch.setattr(torch.linalg, "svd", None)
+    for (kind, sigma), x0 in zip(kinds.items(), expected, strict=True):
+        assert close(conditioned(kind(Pixelate(steps=1), noise=sigma), y)(x, t).x0, x0, 1e-6)
+    for method in (DDRM(Pixelate(steps=1)), DDNM(Pixelate(steps=1), noise=0.1)):
+        with pytest.raises(ValueError, match=r"needs .*singular values.*: use MMPS"):
+            conditioned(method, y)(x, t)
+
+
+def test_the_decomposition_is_computed_once_for_all_batches(monkeypatch):
+    method, t, made = DDRM(Pixelate(steps=1), noise=0.1), torch.full((2,), 0.5, dtype=torch.float64), []
+    svd = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda matrix: (made.append(matrix), svd(matrix))[1])
+    for seed in (1, 2):
+        conditioned(method, noise(*SHAPE, seed=seed))(noise(*SHAPE), t)
+    assert len(made) == 2, "one for each axis"
+
+
+@pytest.mark.parametrize("kind", [MMPS, PiGDM, DPS])
+def test_a_function_without_gradient_is_refused_with_the_remedy(kind):
+    def by_numpy(x):
+        return torch.from_numpy(2 * x.detach().numpy())
+
+    denoiser = conditioned(kind(by_numpy), noise(*SHAPE))
+    with pytest.raises(ValueError, match=r"the measurement by_numpy has no gradient .*: compute it by"):
+        denoiser(noise(*SHAPE), torch.full((2,), 0.5, dtype=torch.float64))
+
+
+@every_method
+def test_a_measurement_that_adds_noise_itself_is_refused(name):
+    kind = type(METHODS[name])
+    for measurement in (MODEL, Fade(noise=0.5), GaussianBlur(noise_floor=0.1)):
+        with pytest.raises(ValueError, match=r"adds noise itself: give one without noise, and .* by noise=… "):
+            conditioned(kind(measurement), noise(*SHAPE))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -149,7 +220,8 @@ def test_a_function_is_solved_by_conjugate_gradients():
         (lambda: DiffPIR(Pixelate(), weight=0.0), "weight=0.0"),
         (lambda: DDRM(Pixelate(), eta_b=1.5), "eta_b=1.5"),
         (lambda: DDRMSteps(eta=-1.0), "eta=-1.0"),
-        (lambda: RePaint(Fade(), noise=0.1), "use MMPS, or noise=0"),
+        (lambda: RePaint(Fade(), noise=0.1), "RePaint does not use the noise of y: use MMPS, or noise=0"),
+        (lambda: DPS(Fade(), noise=0.1), "DPS does not use the noise of y: use MMPS, or noise=0"),
         (lambda: RePaintSteps(repeats=0), "repeats=0"),
     ],
     ids=[
@@ -163,6 +235,7 @@ def test_a_function_is_solved_by_conjugate_gradients():
         "eta_b",
         "eta",
         "RePaint",
+        "DPS",
         "repeats",
     ],
 )
@@ -184,6 +257,12 @@ def test_invalid_arguments_are_refused_with_their_value(build, message):
 def test_a_measurement_that_does_not_suit_is_refused_with_the_remedy(method, message):
     with pytest.raises(ValueError, match=message):
         conditioned(method, noise(*SHAPE))(noise(*SHAPE), torch.full((2,), 0.5, dtype=torch.float64))
+
+
+def test_ddnm_with_noise_needs_the_noise_level_of_a_hot_model():
+    DDNM(Pixelate()).condition(smooth_denoiser, GaussianBlur(), noise(*SHAPE))
+    with pytest.raises(ValueError, match=r"DDNM with noise=0.1 needs .*, and not GaussianBlur: use noise=0, or train"):
+        DDNM(Pixelate(), noise=0.1).condition(smooth_denoiser, GaussianBlur(), noise(*SHAPE))
 
 
 def test_the_samplers_of_the_papers_need_the_denoisers_of_their_methods():

@@ -23,5 +23,11 @@ def test_saturated_areas_do_not_count():
     assert estimate_noise(torch.ones(1, 3, 8, 8, dtype=torch.float64)).item() == 0
 
 
+@pytest.mark.parametrize("size", [(3, 8), (8, 1), (4, 4)])
+def test_images_smaller_than_the_wavelet_have_none(size):
+    assert estimate_noise(0.1 * noise(2, 3, *size)).shape == (2,)
+    assert (estimate_noise(noise(2, 3, *size)) == 0).all() == (min(size) < 4)
+
+
 def test_a_smooth_image_has_no_noise():
     assert estimate_noise(SMOOTH.expand(1, 1, 96, 96)).item() < 1e-3

@@ -69,6 +69,35 @@ def test_ddnm_with_ddpm_is_algorithm_1_of_ddnm(name):
     assert close(sample(DDPM(T), DDNM(OPERATORS[name])), x, 1e-9)
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_ddnm_with_noise_corrects_each_component_in_part(name):
+    """By λ = min(1, s σ_t/(α_t σ_y)) of its Σ⁺ Uᵀ (y − A x̂_0), at a time where some are below 1 and some are not."""
+    sigma_y, t = 0.2, torch.full((2,), 2 / T, dtype=torch.float64)
+    matrix = matrix_of(OPERATORS[name])
+    left, values, right = torch.linalg.svd(matrix)
+    level = (MODEL.sigma(t[:1]) / MODEL.alpha(t[:1])).item()
+    x0 = smooth_denoiser(X1, t)
+    gains = torch.where(values > 1e-5, (values * level / sigma_y).clamp(max=1) / values, 0)
+    expected = x0 + product(right.mT @ gains.diag() @ left.mT, Y - product(matrix, x0))
+    assert (gains * values < 0.99).any()
+    assert close(DDNM(OPERATORS[name], noise=sigma_y).condition(smooth_denoiser, MODEL, Y)(X1, t).x0, expected, 1e-9)
+
+
+@pytest.mark.parametrize(("sigma_y", "time"), [(0.2, 3), (0.9, T)], ids=["the level of x_t", "at most 1"])
+def test_ddrm_takes_the_components_of_y_that_are_less_noisy_than_x_t(sigma_y, time):
+    """Those with σ_y/s ≤ min(σ_t/α_t, 1)."""
+    t, operator, eta_b = torch.full((2,), time / T, dtype=torch.float64), OPERATORS["reflect blur"], 0.9
+    left, values, right = torch.linalg.svd(matrix_of(operator))
+    level = (MODEL.sigma(t[:1]) / MODEL.alpha(t[:1])).item()
+    known = sigma_y / values <= min(level, 1)
+    assert 0 < known.sum() < len(known)
+    x0 = smooth_denoiser(X1, t)
+    prior, of_y = x0.flatten(1) @ right.mT, (Y.flatten(1) @ left) / values
+    expected = torch.where(known, (1 - eta_b) * prior + eta_b * of_y, prior) @ right
+    method = DDRM(operator, noise=sigma_y, eta_b=eta_b)
+    assert close(method.condition(smooth_denoiser, MODEL, Y)(X1, t).x0, expected.view_as(x0), 1e-9)
+
+
 def test_dps_with_ddpm_is_algorithm_1_of_dps():
     schedule, generator, x = Schedule(), keyed_generator("steps"), X1
     matrix = matrix_of(OPERATORS["reflect blur"])

@@ -123,6 +123,7 @@ OPERATORS = {
 }
 NOISELESS = {
     "MMPS": lambda operator: (MMPS(operator, max_steps=60, tolerance=1e-7), ProbabilityFlow(8)),
+    "MMPS by default": lambda operator: (MMPS(operator), ProbabilityFlow(8)),
     "DDNM": lambda operator: (DDNM(operator), DDPM(20)),
     "DDRM": lambda operator: (DDRM(operator), DDRMSteps(20)),
     "DDRM with another sampler": lambda operator: (DDRM(operator), DDIM(20, eta=0.5)),
@@ -140,4 +141,5 @@ def test_without_noise_samples_agree_with_y(name, operator):
     method, sampler = NOISELESS[name](degradation)
     start = noise(2, *shape, seed=5)
     restored = sampler(method.condition(oracle, MODEL, y), MODEL, start, {}, keyed_generator("steps"))
-    assert (degradation(restored, torch.ones(2, dtype=torch.float64), {}) - y).abs().max() < 1e-4
+    documented = 5e-3 if (name, operator) == ("MMPS by default", "reflect blur") else 1e-4
+    assert (degradation(restored, torch.ones(2, dtype=torch.float64), {}) - y).abs().max() < documented

@@ -12,6 +12,7 @@ from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.degradations import Bridge
 from diffusion_lightning.degradations.bridge import KINDS
+from diffusion_lightning.inverse import FreshNoise
 from diffusion_lightning.samplers import DDIM, DDPM, Cold, ConsistentAnnealed, Heun, Multistep, ProbabilityFlow
 from diffusion_lightning.samplers.base import SamplerState, Step, sigma_at, signal_at
 
@@ -204,3 +205,10 @@ def test_only_the_first_step_from_y_adds_noise_in_the_flow(kind):
         first, *others = (sampler.coefficients(degradation, t, s) for t, s in pairs)
         assert first == (0.0, sigma_at(degradation, 0.875))
         assert all(zeta == 0 for _, zeta in others)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.85, 1.0])
+def test_fresh_noise_from_a_pinned_end_is_that_of_the_marginal(eta):
+    bridge = Bridge("bbdm")
+    assert FreshNoise(10, eta).coefficients(bridge, 1.0, 0.9) == (0.0, pytest.approx(sigma_at(bridge, 0.9)))
+    assert bridge.noise_level(torch.ones(1)).item() == float("inf")

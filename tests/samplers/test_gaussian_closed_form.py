@@ -132,6 +132,37 @@ def test_the_variance_of_samples_converges_to_that_of_the_data(sampler, schedule
     assert errors[2] < 0.06
 
 
+def covariance_error(degradation, covariance, steps):
+    """‖V_0 − C‖/‖C‖ of ancestral samples, by V_s = M V_t Mᵀ + ζ² I with M = A_s K + κ (I − A_t K).
+
+    K = C A_tᵀ (A_t C A_tᵀ + σ_t² I)⁻¹ is the exact denoiser of images from N(0, C).
+    """
+    sampler, identity = DDPM(steps), torch.eye(len(covariance), dtype=torch.float64)
+    times = sampler.times(degradation)
+    t = torch.tensor(times, dtype=torch.float64)
+    images = identity.view(-1, 1, 4, 4)
+    operators = [degradation.operator(images, u.expand(len(images)), {}).flatten(1).mT for u in t]
+    powers = degradation.sigma(t) ** 2
+    v = operators[0] @ covariance @ operators[0].mT + powers[0] * identity
+    for i, (t, s) in enumerate(itertools.pairwise(times)):
+        kappa, zeta = sampler.coefficients(degradation, t, s)
+        a, b = operators[i : i + 2]
+        k = covariance @ a.mT @ torch.linalg.inv(a @ covariance @ a.mT + powers[i] * identity)
+        step = b @ k + kappa * (identity - a @ k)
+        v = step @ v @ step.mT + zeta**2 * identity
+    return ((v - covariance).norm() / covariance.norm()).item()
+
+
+def test_warm_ancestral_samples_converge_to_the_covariance_of_the_data():
+    """Smooth images. With ψ = 0, fresh noise at each step, they would not."""
+    pixels = torch.cartesian_prod(torch.arange(4), torch.arange(4)).double()
+    covariance = 0.3 * (-(torch.cdist(pixels, pixels) ** 2) / 2).exp() + 0.02 * torch.eye(16, dtype=torch.float64)
+    degradation = GaussianBlur(20, 5, noise=0.8)
+    errors = [covariance_error(degradation, covariance, steps) for steps in (40, 160, 640)]
+    assert errors[0] > 2.2 * errors[1] > 4.84 * errors[2]
+    assert errors[2] < 0.06
+
+
 def test_one_step_of_ddim_shrinks_the_variance_by_the_known_factor():
     """From t = 1 to 0 in one step x̂_0 = k x, so v = k² v_1: the exact finite-step result, far from λ."""
     degradation = GaussianNoise(1000, "linear")
