@@ -229,7 +229,7 @@ def print_spread(files: SampledFiles, results: Sequence[Result]) -> None:
 
 def warn_of_little_noise(module: RestorationModule) -> None:
     """Print that samples will hardly differ, if the model was trained with little noise."""
-    if float(module.degradation.sigma(torch.ones(1))) <= LITTLE_NOISE:
+    if float(module.degradation.sigma(torch.ones(1, dtype=torch.float32))) <= LITTLE_NOISE:
         text = "The samples will hardly differ: a model that was trained with little noise restores in one way."
         get_console().print(text, soft_wrap=True)
 
