@@ -128,8 +128,7 @@ class FolderDataset(ImageDataset):
             raise ValueError(f"unreadable must be raise or skip, got {unreadable}")
         if split not in get_args(Split):
             raise ValueError(f"split must be all, train or validation, got {split}")
-        if channels not in (1, 3, 4):
-            raise ValueError(f"images of a folder have 1 (grey), 3 (RGB) or 4 (RGBA) channels, got {channels}")
+        check_channels(channels)
         self.root = Path(root).expanduser()
         self.size = None if size is None else parse_size(size)
         self.channels = channels
@@ -181,6 +180,16 @@ class FolderDataset(ImageDataset):
                 label = None if self.labels is None else int(self.labels[candidate])
                 return ImageSample(image, label, None if self.captions is None else self.captions[candidate])
         raise ImageReadError(f"none of the {len(self.paths)} images of this split of {self.root} can be read")
+
+
+def check_channels(channels: int) -> None:
+    """Check that the images of a folder can have so many channels.
+
+    Raises:
+        ValueError: The number is not 1, 3 or 4.
+    """
+    if channels not in (1, 3, 4):
+        raise ValueError(f"images of a folder have 1 (grey), 3 (RGB) or 4 (RGBA) channels, got {channels}")
 
 
 class ImageFolder(DegradationDataModule):

@@ -8,7 +8,7 @@ from typing import Any
 from diffusion_lightning.core.datasets import ImageDataset, PairSample
 from diffusion_lightning.core.images import ImageReadError, parse_size, read_image
 from diffusion_lightning.core.originals import header_size
-from diffusion_lightning.data.folder import ImageFolder, find_images
+from diffusion_lightning.data.folder import ImageFolder, check_channels, find_images
 from diffusion_lightning.data.splits import Split, validation_mask
 
 FOLDERS = ("degraded", "clean")
@@ -31,8 +31,7 @@ class PairedDataset(ImageDataset):
     def __init__(
         self, pairs: Sequence[tuple[Path, Path]], size: int | tuple[int, int] | None, channels: int = 3
     ) -> None:
-        if channels not in (1, 3, 4):
-            raise ValueError(f"images of a folder have 1 (grey), 3 (RGB) or 4 (RGBA) channels, got {channels}")
+        check_channels(channels)
         for degraded, clean in pairs:
             try:
                 sizes = [header_size(path, upright=True) for path in (degraded, clean)]
