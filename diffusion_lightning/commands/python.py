@@ -91,14 +91,14 @@ def restore(
         raise TypeError(f"restore got {', '.join(options)}, which are options of files, with a tensor")
     before = getattr(module, "sampling", None)
     try:
-        trained = trained_module(module, None, sampler, steps, seed)
         if isinstance(images, Tensor):
+            trained = trained_module(module, None, sampler, steps, seed)
             prepare_sampling(trained, tile, fidelity, consistent)
             return _restore_tensor(trained.to(images.device) if frozen else trained, images, severity, batch_size)
         trainer = DiffusionTrainer(devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
         settings: dict[str, Any] = {"severity": severity, "seed": seed, "batch_size": batch_size, "tile": tile}
         settings |= {"fidelity": fidelity, "consistent": consistent, "sampler": sampler, "steps": steps}
-        return trainer.restore(trained, str(images), **settings, **options)
+        return trainer.restore(module, str(images), **settings, **options)
     finally:
         if isinstance(module, RestorationModule) and before is not None:
             module.sampling = before
@@ -106,8 +106,6 @@ def restore(
 
 def _restore_tensor(module: RestorationModule, images: Tensor, severity: float | str | None, batch_size: int) -> Tensor:
     start = choose_severity(severity, module)
-    if isinstance(start, list) and len(start) == 1:
-        start = start[0]
     if isinstance(start, list):
         raise ValueError(f"severity={severity!r}: several severities are for files: give one number, or auto")
     channels = module.image_shape[0]

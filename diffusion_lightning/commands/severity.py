@@ -52,7 +52,7 @@ def choose_severity(severity: float | str | None, module: RestorationModule) -> 
             f"--severity {severity}: give a number in [0, 1], auto, or several numbers, such as 0.2,0.4,0.6, for a "
             "sheet to choose from"
         )
-    return severities
+    return severities[0] if len(severities) == 1 else severities
 
 
 def check_severity(severity: float) -> None:
