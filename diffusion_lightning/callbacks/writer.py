@@ -1,5 +1,6 @@
 """Writes the images of `predict`, `generate` and `restore`, each under its own name, batch by batch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,31 @@ from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
 from diffusion_lightning.modules.restoration import as_restoration_module
 
 
-class ImageWriter(BasePredictionWriter):
+class BatchWriter(BasePredictionWriter, ABC):
+    """Writes the images of every predicted batch; each rank writes its own."""
+
+    def __init__(self) -> None:
+        super().__init__("batch")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Any,
+        batch: RestorationBatch | GenerationBatch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the images of a batch."""
+        self.write_batch(pl_module, prediction, batch)
+
+    @abstractmethod
+    def write_batch(self, module: LightningModule, images: Tensor, batch: Any) -> None:
+        """Write the images (B, C, H, W) that were predicted for a batch."""
+
+
+class ImageWriter(BatchWriter):
     """Writes every predicted image as a PNG; each rank writes its own.
 
     What would fail, and what must not be overwritten, raises an error before the first image is predicted.
@@ -35,7 +60,7 @@ class ImageWriter(BasePredictionWriter):
         names: Sequence[str] | None = None,
         overwrite: bool = False,
     ) -> None:
-        super().__init__("batch")
+        super().__init__()
         if output is not None and Path(output).is_file():
             raise ValueError(f"--output {output} is a file: name a folder")
         self.output = output
@@ -79,22 +104,13 @@ class ImageWriter(BasePredictionWriter):
                 "with RestorationModule.generate or sample_from"
             )
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Tensor,
-        batch_indices: Any,
-        batch: RestorationBatch | GenerationBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write the images of a batch."""
+    def write_batch(self, module: LightningModule, images: Tensor, batch: Any) -> None:
+        """Write each image under its name."""
         assert batch.index is not None
-        for image, number in zip(prediction, batch.index.tolist(), strict=True):
+        for image, number in zip(images, batch.index.tolist(), strict=True):
             name = image_name(number) if self.names is None else self.names[number]
             check_finite(image, f"the sampled image {name}.png")
-            save_image(image, self._folder(trainer) / f"{name}.png")
+            save_image(image, self._folder(module.trainer) / f"{name}.png")
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.output) if self.output else Path(trainer.default_root_dir) / "predictions"

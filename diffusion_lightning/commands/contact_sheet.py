@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from rich import get_console
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from diffusion_lightning.commands.inputs import Outcome, UserImages
 from diffusion_lightning.commands.restored_files import leave_out
 from diffusion_lightning.core.finite import check_finite
 from diffusion_lightning.core.images import ImageReadError, save_image
-from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
+from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.core.visualization import labelled_grid
 from diffusion_lightning.modules.restoration import RestorationModule
 
@@ -64,25 +63,15 @@ class _Unreadable:
 
 
 class _ContactSheetWriter(ImageWriter):
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Tensor,
-        batch_indices: Any,
-        batch: RestorationBatch | GenerationBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def write_batch(self, module: LightningModule, images: Tensor, batch: RestorationBatch) -> None:
         """Write the image and its restorations in one row."""
-        assert isinstance(batch, RestorationBatch)
         assert batch.index is not None
         assert self.names is not None
         name = self.names[int(batch.index[0])]
-        check_finite(prediction, f"the contact sheet {name}.png")
+        check_finite(images, f"the contact sheet {name}.png")
         labels = ["input", *(f"t = {t:.3g}" for t in batch.t.tolist())]
-        sheet = labelled_grid([torch.cat([batch.degraded[:1], prediction])], labels)
-        save_image(sheet, self._folder(trainer) / f"{name}.png", sheet=True)
+        sheet = labelled_grid([torch.cat([batch.degraded[:1], images])], labels)
+        save_image(sheet, self._folder(module.trainer) / f"{name}.png", sheet=True)
 
 
 def refuse_for_sheets(**flags: bool) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from diffusion_lightning.callbacks.writer import BatchWriter
 from diffusion_lightning.commands.inputs import UserImages
 from diffusion_lightning.commands.results import FAILED, Result, ResultsTable
 from diffusion_lightning.core.encoding import FileFormat, ImageWriteError
@@ -21,7 +21,7 @@ from diffusion_lightning.core.images import ImageReadError, atomic_write, remove
 from diffusion_lightning.core.originals import Original
 from diffusion_lightning.core.state import describe_state
 from diffusion_lightning.core.types import RestorationBatch
-from diffusion_lightning.modules.restoration import RestorationModule
+from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 
 
 class RestoredFiles:
@@ -149,7 +149,7 @@ class RestoredFiles:
         self.table.write((self.table.read() | {result.file: result for result in results}).values())
 
 
-class RestorationWriter(BasePredictionWriter):
+class RestorationWriter(BatchWriter):
     """Writes the restored images of each batch; every rank writes its own.
 
     Args:
@@ -158,7 +158,7 @@ class RestorationWriter(BasePredictionWriter):
     """
 
     def __init__(self, files: RestoredFiles, inputs: UserImages) -> None:
-        super().__init__("batch")
+        super().__init__()
         self.files = files
         self.inputs = inputs
         self._start = 0.0
@@ -167,22 +167,12 @@ class RestorationWriter(BasePredictionWriter):
         """Take the time."""
         self._start = time.perf_counter()
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Tensor,
-        batch_indices: Any,
-        batch: RestorationBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write the images of a batch."""
+    def write_batch(self, module: LightningModule, images: Tensor, batch: RestorationBatch) -> None:
+        """Write each image, and its row."""
         assert batch.index is not None
-        assert isinstance(pl_module, RestorationModule)
-        seed = str(pl_module.sampling.seed)
-        for image, index, t in zip(prediction, batch.index.tolist(), batch.t.tolist(), strict=True):
-            row = self.row(index, t, len(prediction))._replace(seed=seed)
+        seed = str(as_restoration_module(module).sampling.seed)
+        for image, index, t in zip(images, batch.index.tolist(), batch.t.tolist(), strict=True):
+            row = self.row(index, t, len(images))._replace(seed=seed)
             self.files.write(index, image, self.inputs.originals.pop(index), row, t == 0)
 
     def row(self, index: int, t: float, images: int) -> Result:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from rich import get_console
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from diffusion_lightning.core.originals import Original
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import RestorationBatch
-from diffusion_lightning.modules.restoration import RestorationModule
+from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 from diffusion_lightning.samplers import DDIM, Direct, Sampler
 
 WHITE = 0.25
@@ -102,23 +102,14 @@ class SamplesWriter(RestorationWriter):
 
     files: SampledFiles
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Tensor,
-        batch_indices: Any,
-        batch: RestorationBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Sample further, and write the images of a batch."""
+    def write_batch(self, module: LightningModule, images: Tensor, batch: RestorationBatch) -> None:
+        """Sample further, and write the samples, the mean and the spread of each image."""
         assert batch.index is not None
-        assert isinstance(pl_module, RestorationModule)
+        restoration = as_restoration_module(module)
         number, indices, times = self.files.samples, batch.index.tolist(), batch.t.tolist()
-        mean, squares = torch.zeros_like(prediction), torch.zeros_like(prediction)
+        mean, squares = torch.zeros_like(images), torch.zeros_like(images)
         failed: set[int] = set()
-        for k, sampled in enumerate(self._samples(pl_module, prediction, batch), 1):
+        for k, sampled in enumerate(self._samples(restoration, images, batch), 1):
             sample = sampled.clamp(-1, 1)  # as in its file
             for image, index, t in zip(sample, indices, times, strict=True):
                 original = self.inputs.originals[index]
@@ -128,14 +119,14 @@ class SamplesWriter(RestorationWriter):
             mean += difference / k
             squares += difference * (sample - mean)
         std = (squares / (number - 1)).sqrt() / 2
-        first = pl_module.sampling.seed
+        first = restoration.sampling.seed
         for i, (index, t) in enumerate(zip(indices, times, strict=True)):
             original = self.inputs.originals.pop(index)
             if index in failed:
                 continue
             spread = std[i].square().mean(0, keepdim=True).sqrt()
             save_image(from_unit((spread / WHITE).clamp(max=1)), self.files.spread(index), sheet=True)
-            row = self.row(index, t, len(prediction))
+            row = self.row(index, t, len(images))
             row = row._replace(seed=f"{first}-{first + number - 1}", spread=f"{float(spread.mean()):.4f}")
             self.files.write(index, mean[i], original, row, t == 0)
 
