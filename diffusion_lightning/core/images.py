@@ -51,9 +51,16 @@ def to_uint8(images: Tensor) -> Tensor:
     return _round_levels(images).to(torch.uint8)
 
 
-def quantize(images: Tensor) -> Tensor:
-    """Images in [-1, 1] rounded to the 256 grey levels of a file, in their own dtype; NaN stays NaN."""
-    return ((2 * _round_levels(images) - 255) / 255).to(images.dtype)
+def quantize(images: Tensor, truncate: bool = False) -> Tensor:
+    """Images in [-1, 1] with the 256 grey levels of a file, in their own dtype; NaN stays NaN.
+
+    Args:
+        images: Floating point, any shape. Values outside [-1, 1] are clamped.
+        truncate: Whether fractions of a level are cut off, as in Cold Diffusion's code, which makes images half a
+            level darker on average, and not rounded to the nearest level.
+    """
+    levels = _truncated_levels(images) if truncate else _round_levels(images)
+    return ((2 * levels - 255) / 255).to(images.dtype)
 
 
 def _round_levels(images: Tensor) -> Tensor:
@@ -61,6 +68,13 @@ def _round_levels(images: Tensor) -> Tensor:
     # Half precision has too few bits to round 127.5 x + 127.5 correctly.
     wide = images if images.dtype == torch.float64 else images.float()
     return (wide * 127.5).add_(127.5).round_().clamp_(0, 255)  # in place, as images may be large
+
+
+def _truncated_levels(images: Tensor) -> Tensor:
+    """The grey levels 0 … 255 at or below images in [-1, 1]."""
+    wide = images if images.dtype == torch.float64 else images.float()
+    # The order of Cold Diffusion's code: in another, rounding errors would take other levels one down.
+    return (wide + 1).mul_(0.5).mul_(255).trunc_().clamp_(0, 255)
 
 
 def to_levels(images: Tensor, deep: bool) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from diffusion_lightning.core.conditions import Condition
-from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.types import Generators, Params, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 
@@ -34,9 +33,7 @@ def degrade(
         params: Parameters that are known, such as those of ``pair_params``; what the degradation samples replaces them.
     """
     params = {**(params or {}), **degradation.sample_params(clean, generator)}
-    degraded = degradation(clean, t, params)
-    if degradation.quantize:
-        degraded = quantize(degraded)
+    degraded = degradation.training_input(degradation(clean, t, params))
     return RestorationBatch(clean, degraded, t, condition, params, index)
 
 

@@ -4,15 +4,19 @@
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.arguments import ChecksArguments
+from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.tables import TensorCache, append_dims, bisect_time, check_steps, to_grid
 from diffusion_lightning.core.types import Generators, Params
 from diffusion_lightning.degradations.svd import SVD, Factors
+
+Quantization = bool | Literal["truncate"]
 
 
 class Degradation(ChecksArguments, nn.Module, ABC):
@@ -43,8 +47,8 @@ class Degradation(ChecksArguments, nn.Module, ABC):
     needs_pairs: bool = False
     """Whether it cannot make y, so that the data must have pairs of a clean and a degraded image."""
 
-    quantize: bool = False
-    """Whether training inputs are rounded to 8 bits, as files are; samplers never round."""
+    quantize: Quantization = False
+    """Whether training inputs are rounded or truncated to 8 bits, as files are; samplers never do so."""
 
     def __init__(self, steps: int, noise: float = 0.0, noise_floor: float = 0.0) -> None:
         super().__init__()
@@ -198,6 +202,10 @@ class Degradation(ChecksArguments, nn.Module, ABC):
         precise = t.to(torch.promote_types(t.dtype, degraded.dtype))
         return degraded + append_dims(self.sigma(precise), degraded) * params["noise"]
 
+    def training_input(self, degraded: Tensor) -> Tensor:
+        """The degraded images as a network is trained on them: with 8-bit grey levels where ``quantize`` says so."""
+        return quantize(degraded, truncate=self.quantize == "truncate") if self.quantize else degraded
+
     def adjoint(self, y: Tensor, t: Tensor, params: Params) -> Tensor:
         """D_tᵀ y of a linear degradation, or of the linear part of an affine one: (B, C, H, W) → the same shape."""
         raise TypeError(f"{type(self).__name__} is not linear, so it has no adjoint")
@@ -230,3 +238,14 @@ class Degradation(ChecksArguments, nn.Module, ABC):
     def singular_values(self, shape: tuple[int, int, int], t: Tensor, params: Params | None = None) -> Tensor:
         """The singular values of the linear part on images of shape (C, H, W), unordered: float64 (B, C·H·W)."""
         return self.svd(shape, t, params).values.flatten(1)
+
+
+def check_quantize(quantize: Quantization) -> Quantization:
+    """The argument ``quantize`` of a degradation.
+
+    Raises:
+        ValueError: It is another word.
+    """
+    if quantize not in (False, True, "truncate"):
+        raise ValueError(f"quantize={quantize!r}: choose true to round to 8 bits, truncate, or false")
+    return quantize

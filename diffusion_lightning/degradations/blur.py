@@ -12,6 +12,7 @@ from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 
 from diffusion_lightning.core.tables import interpolate_table, to_grid
+from diffusion_lightning.degradations.base import Quantization, check_quantize
 from diffusion_lightning.degradations.separable import Separable
 
 Schedule = Literal["constant", "incremental", "exponential", "cifar"]
@@ -32,7 +33,8 @@ class GaussianBlur(Separable):
         schedule: How the kernels grow.
         padding: What lies beyond the border: the image again (circular) or its mirror image (reflect).
         final_mean: Whether x_1 is the mean of each channel over the image, as in the paper's generation.
-        quantize: Whether training inputs are rounded to 8 bits, as with the paper's ``--discrete``.
+        quantize: Whether training inputs are rounded to 8 bits, or ``truncate``: cut off, as with the paper's
+            ``--discrete``, which makes them half a grey level darker.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
         noise_floor: Minimum σ_t for t ≥ 1/T; the paper's symmetry-breaking noise is 0.002.
     """
@@ -45,7 +47,7 @@ class GaussianBlur(Separable):
         schedule: Schedule = "exponential",
         padding: Padding = "circular",
         final_mean: bool = False,
-        quantize: bool = False,
+        quantize: Quantization = False,
         noise: float = 0.0,
         noise_floor: float = 0.0,
     ) -> None:
@@ -58,7 +60,7 @@ class GaussianBlur(Separable):
         self.stds = kernel_stds(schedule, std, steps)
         self.padding = padding
         self.final_mean = final_mean
-        self.quantize = quantize
+        self.quantize = check_quantize(quantize)
 
     def spectra(self, size: int) -> Tensor:
         """λ_k along an axis of ``size`` pixels: float64 (T+1, size); λ_0 = 1."""

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.tables import append_dims, to_grid
 from diffusion_lightning.core.types import Generators, Params
@@ -118,7 +117,7 @@ class Bridge(Degradation):
         if self.pairs is None:
             return {}
         y = self.pairs(x, times_like(x, self.severity), self.pairs.sample_params(x, generator))
-        return {"y": quantize(y) if self.pairs.quantize else y}
+        return {"y": self.pairs.training_input(y)}
 
     def start(self, images: Tensor, generator: Generators = None) -> tuple[Tensor, Params]:
         """y + σ_1 z of degraded images y (B, C, H, W), and the parameters y and z."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.tables import interpolate_table
 from diffusion_lightning.core.types import Generators, Params
-from diffusion_lightning.degradations.base import Degradation
+from diffusion_lightning.degradations.base import Degradation, Quantization, check_quantize
 from diffusion_lightning.degradations.svd import Factors
 
 
@@ -25,9 +25,12 @@ class Fade(Degradation):
         colour: c: mid grey (0), or a random colour from U[−.5, .5] for each image, in which case x_1 is exactly c.
         reverse: Whether the image disappears from its border inwards, as in the paper's generation: M_k = 1 − the
             product of the first T − k masks, for k ≥ 1, so that nothing of it remains at the end.
-        quantize: Whether training inputs are rounded to 8 bits, as with the paper's ``--discrete``.
+        quantize: Whether training inputs are rounded to 8 bits, or ``truncate``: cut off, as with the paper's
+            ``--discrete``, which makes them half a grey level darker.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
         noise_floor: Minimum σ_t for t ≥ 1/T.
+        released_centre: Whether centres are those of the paper's released code, on images of N pixels: the pixel
+            N/2 − 1 (of an odd N the middle one) instead of the image's centre, and random ones of −1 … N − 1.
     """
 
     linear = True
@@ -40,9 +43,10 @@ class Fade(Degradation):
         centre: Literal["image", "random"] = "image",
         colour: Literal["grey", "random"] = "grey",
         reverse: bool = False,
-        quantize: bool = False,
+        quantize: Quantization = False,
         noise: float = 0.0,
         noise_floor: float = 0.0,
+        released_centre: bool = False,
     ) -> None:
         super().__init__(steps, noise, noise_floor)
         if std <= 0 or first_width <= 0:
@@ -54,9 +58,10 @@ class Fade(Degradation):
         self.std = std
         self.first_width = first_width
         self.centre = centre
+        self.released_centre = released_centre
         self.colour = colour
         self.reverse = reverse
-        self.quantize = quantize
+        self.quantize = check_quantize(quantize)
 
     @property
     def has_unknown_params(self) -> bool:  # type: ignore[override]
@@ -67,8 +72,8 @@ class Fade(Degradation):
         """The centre (B, 2), in pixels, and the colour (B, C, 1, 1), as far as they are random."""
         params: Params = {}
         if self.centre == "random":
-            u = rng.uniform((len(x), 2), generator, like=x)
-            params["centre"] = (u * torch.tensor(x.shape[-2:]).to(x)).floor()
+            u, before = rng.uniform((len(x), 2), generator, like=x), int(self.released_centre)
+            params["centre"] = (u * (torch.tensor(x.shape[-2:]) + before).to(x)).floor() - before
         if self.colour == "random":
             params["colour"] = rng.uniform((len(x), x.shape[1], 1, 1), generator, like=x) - 0.5
         return params
@@ -93,7 +98,8 @@ class Fade(Degradation):
         height, width = x.shape[-2:]
         if self.centre == "image":
             axes = [
-                torch.arange(size, dtype=torch.float64, device=x.device) - (size - 1) / 2 for size in (height, width)
+                torch.arange(size, dtype=torch.float64, device=x.device) - self._middle(size)
+                for size in (height, width)
             ]
             offsets = [axis.expand(len(x), -1) for axis in axes]
         else:
@@ -107,11 +113,17 @@ class Fade(Degradation):
         columns = torch.searchsorted(distances, squares.flatten(1))
         return rows.gather(1, columns).view(squares.shape).to(x.dtype)[:, None]
 
+    def _middle(self, size: int) -> float:
+        """The centre of an axis of so many pixels."""
+        return (size - 1) // 2 if self.released_centre else (size - 1) / 2
+
     def _table(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The squared distances that occur, ascending (D,), and M_k there, float64 (T+1, D)."""
-        offset = 0.0 if self.centre == "random" else 0.5
+        # A centre on a pixel or one before the first has distances of 0 … N, that between two pixels halves.
+        offsets = (0.0 if self.centre == "random" else self._middle(size) % 1 for size in (height, width))
         rows, columns = (
-            torch.arange(size, dtype=torch.float64) + (offset if size % 2 == 0 else 0.0) for size in (height, width)
+            torch.arange(size + 1, dtype=torch.float64) + offset
+            for size, offset in zip((height, width), offsets, strict=True)
         )
         squares = (rows.square()[:, None] + columns.square()).unique()
         masks = [torch.ones_like(squares)]

@@ -56,6 +56,16 @@ def test_quantized_images_have_the_levels_of_a_file_and_nan_stays_nan(dtype):
     assert quantize(torch.tensor([torch.nan], dtype=dtype)).isnan()
 
 
+def test_truncated_images_have_the_levels_of_cold_diffusion_s_code():
+    values = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float32) * 2 - 1
+    levels = (values + 1) * 0.5 * 255
+    assert torch.equal(quantize(values, truncate=True), from_uint8(levels.int().to(torch.uint8)))
+    darker = (quantize(values) - quantize(values, truncate=True)).double().mean().item() * 127.5
+    assert darker == pytest.approx(0.5, abs=5 * 0.5 / 4000**0.5)  # a level less in half of the cases
+    assert quantize(torch.tensor([-1.5, 1.5, torch.nan]), truncate=True)[:2].tolist() == [-1, 1]
+    assert quantize(torch.tensor([torch.nan]), truncate=True).isnan()
+
+
 def test_values_go_to_the_nearest_level():
     exact = from_uint8(LEVELS, torch.float64)
     assert torch.equal(to_uint8(exact + 0.49 * 2 / 255), LEVELS)

@@ -167,6 +167,15 @@ def test_quantize_rounds_the_training_input_to_grey_levels(quantized: Callable[.
     assert (rounded - exact).abs().max() <= 1 / 255 + 1e-6
 
 
+def test_truncation_makes_the_training_input_at_most_a_grey_level_darker() -> None:
+    images, index = uint8_images()
+    exact = batch_of(Stored(seed=1), images, index, degradation=Fade()).degraded
+    truncated = batch_of(Stored(seed=1), images, index, degradation=Fade(quantize="truncate")).degraded
+    levels = (exact.double() + 1) * 127.5
+    assert ((truncated.double() + 1) * 127.5 - levels.floor()).abs().mean() < 0.02  # but for whole levels
+    assert (truncated <= exact + 1e-6).all()
+
+
 def test_images_travel_as_uint8() -> None:
     images, index, _ = next(iter(Digits(size=8, batch_size=4).train_dataloader()))
     assert images.dtype == torch.uint8

@@ -36,6 +36,32 @@ def test_it_multiplies_the_masks_about_the_image_s_centre(size):
         assert torch.allclose(degradation(x, torch.tensor([k / 6]), {}), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["outwards", "inwards"])
+def test_the_centre_of_the_released_code_is_a_pixel(reverse):
+    """Its kernel of N + 1 taps has the centre N/2; without the first tap that is the pixel N/2 − 1."""
+    x, size = images(1, (3, 8, 12)), (8, 12)
+    degradation = Fade(steps=6, std=0.4, first_width=2.0, released_centre=True, reverse=reverse)
+    for k in range(1, 7):
+        mask = 1 - masks(size, (3, 5), 0.4, 2.0, 6 - k) if reverse else masks(size, (3, 5), 0.4, 2.0, k)
+        assert torch.allclose(degradation(x, torch.tensor([k / 6]), {}), mask * x, rtol=0, atol=1e-12)
+    assert degradation.mask(x, torch.tensor([0.5]), {})[0, 0, 3, 5] == (1.0 if reverse else 0.0)
+
+
+def test_random_centres_of_the_released_code_begin_before_the_first_pixel():
+    """It cuts N of 2N taps about N − 1, from 0 … N on."""
+    x = images(2000, (1, 2, 4))
+    degradation = Fade(steps=3, std=0.7, centre="random", released_centre=True)
+    params = keyed_params(degradation, x)
+    found, counts = params["centre"].unique(dim=0, return_counts=True)
+    assert {tuple(c) for c in found.tolist()} == {(row, column) for row in range(-1, 2) for column in range(-1, 4)}
+    assert (counts.double() / 2000 - 1 / 15).abs().max() < 5 * (14 / 15**2 / 2000) ** 0.5
+    result = degradation(x, torch.ones(2000), params)
+    for corner in (-1, 1):
+        i = (params["centre"] == torch.tensor([corner, 3 if corner > 0 else -1])).all(1).nonzero()[0, 0]
+        expected = masks((2, 4), params["centre"][i].tolist(), 0.7, 1.0, 3) * x[i]
+        assert torch.allclose(result[i], expected, rtol=0, atol=1e-12)
+
+
 def test_it_multiplies_the_masks_about_each_image_s_own_centre():
     x = images(4)
     degradation = Fade(steps=6, std=0.4, first_width=2.0, centre="random")
@@ -110,6 +136,7 @@ def test_missing_parameters_are_named_with_the_remedy(settings):
         ({"first_width": -1.0}, "first_width=-1.0"),
         ({"centre": "left"}, "choose image or random"),
         ({"colour": "red"}, "choose grey or random"),
+        ({"quantize": "floor"}, "quantize='floor': choose true to round to 8 bits, truncate"),
     ],
     ids=str,
 )
