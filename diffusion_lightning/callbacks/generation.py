@@ -1,7 +1,11 @@
-"""Generation during validation: a grid, trajectories, and the Fréchet distance of generated from held-out images."""
+"""Generation during validation: a grid, trajectories, and the Fréchet distance of generated from real images."""
+
+import sys
+from pathlib import Path
+from typing import Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich import get_console
 from torch import Tensor, nn
 
@@ -16,6 +20,8 @@ from diffusion_lightning.core.conditions import to_text
 from diffusion_lightning.core.finite import finite_images
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.core.visualization import image_grid, labelled_grid
+from diffusion_lightning.metrics.feature_statistics import FeatureStatistics
+from diffusion_lightning.metrics.fid import FrechetDistances
 from diffusion_lightning.modules.restoration import RestorationModule
 from diffusion_lightning.samplers.base import Sampler, Step
 
@@ -29,12 +35,17 @@ class Generation(EvaluationCallback):
         images: Images to generate.
         grid_images: How many of them to show in the grid.
         trajectories: How many of them to show along their trajectory.
-        features: The network of the Fréchet distance from the held-out images; it is not computed if None.
+        features: The network of the Fréchet distance from real images; it is not computed if None.
         sampler: The sampler; the module's own if None.
         batch_size: Images generated at once per device.
         every_n_validations: Run in every n-th validation.
         seed: Random seed of the prior and the sampler.
         name: A suffix of the names of the score and the images; a second such callback needs one.
+        reference: The real images: the held-out ones (val), or all training images without augmentation, with which
+            papers compare 50,000 generated ones (train).
+        statistics: A file .npz with the features' mean and covariance over the real images, as pytorch-fid has it. It
+            is read if it exists, whatever ``reference`` is; else it is computed and written. Without one the features
+            of the training images are computed once in each run.
     """
 
     def __init__(
@@ -48,8 +59,16 @@ class Generation(EvaluationCallback):
         every_n_validations: int = 1,
         seed: int = 0,
         name: str = "",
+        reference: Literal["val", "train"] = "val",
+        statistics: str | None = None,
     ) -> None:
         super().__init__(["generated"], images, features, every_n_validations, name)
+        if reference not in ("val", "train"):
+            raise ValueError(f"reference={reference!r}: choose val or train")
+        if statistics is not None and (features is None or not statistics.endswith(".npz")):
+            raise ValueError(f"statistics={statistics!r}: give the name of a .npz file, and features that it is of")
+        self.reference = reference
+        self.statistics = None if statistics is None else Path(statistics)
         self.images = images
         self.grid_images = min(grid_images, images)
         self.trajectories = min(trajectories, images, batch_size)
@@ -58,15 +77,45 @@ class Generation(EvaluationCallback):
             raise ValueError(f"batch_size={batch_size}: choose at least 1")
         self.batch_size = batch_size
         self.seed = seed
+        self._real_known = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the statistics of the real images, if they are stored.
+
+        Raises:
+            ValueError: The file cannot be used, or there is no data module whose images could be.
+        """
+        super().setup(trainer, pl_module, stage)
+        if self.distances is None or stage == "predict" or not self._real_apart:
+            return
+        self.distances.keep_real(False)  # those of an earlier run
+        self.distances.reset()
+        stored = self.statistics is not None and self.statistics.exists()
+        if trainer.is_global_zero and stored and self.statistics is not None:
+            self.distances.use_real(FeatureStatistics.read(self.statistics, self.distances.num_features))
+        self._real_known = trainer.strategy.broadcast(stored)
+        self.distances.keep_real(self._real_known)
+        if not self._real_known and not hasattr(getattr(trainer, "datamodule", None), "clean_images"):
+            raise ValueError(
+                f"reference={self.reference!r}, statistics={self.statistics}: the features are computed of the images "
+                "of a DegradationDataModule: use one, or statistics that exist"
+            )
 
     def update(self, trainer: Trainer, module: RestorationModule, batch: RestorationBatch) -> None:
-        """Add the features of the real images."""
+        """Add the features of the held-out images, if the generated ones are compared with those of the validation."""
         assert batch.index is not None
-        if self.distances is not None:
+        if self.distances is not None and not self._real_apart:
             self.distances.update_real(batch.clean[batch.index >= 0])
+
+    @property
+    def _real_apart(self) -> bool:
+        """Whether the real images are others than those of the validation."""
+        return self.reference == "train" or self.statistics is not None
 
     def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Generate this rank's images, log the distance, and log the grid and the trajectories."""
+        if self.distances is not None and self._real_apart and not self._real_known:
+            self._add_real_images(trainer, module, self.distances)
         indices = range(trainer.global_rank, self.images, trainer.world_size)
         room = -(-self.grid_images // trainer.world_size)  # the rank's share of the grid
         shown_here: list[Tensor] = []
@@ -107,6 +156,19 @@ class Generation(EvaluationCallback):
                 strip = labelled_grid(torch.stack(columns, 1), [f"t={t:.2f}" for t in times])
                 log_image(trainer, folder, self.with_suffix("trajectory", "-"), strip)
             get_console().print("  ".join(lines), soft_wrap=True)
+
+    def _add_real_images(self, trainer: Trainer, module: RestorationModule, distances: FrechetDistances) -> None:
+        """Compute the features of the real images, a part of them on each rank, and keep their statistics."""
+        shares = (trainer.global_rank, trainer.world_size)
+        for images in trainer.datamodule.clean_images(self.reference, sys.maxsize, self.batch_size, *shares):  # type: ignore[attr-defined]  # set by Lightning
+            distances.update_real(images.to(module.device))
+        distances.keep_real()
+        self._real_known = True
+        if self.statistics is not None:
+            statistics = distances.real_statistics()
+            if trainer.is_global_zero:
+                statistics.write(self.statistics)
+                get_console().print(f"{self.statistics}: the statistics of the {self.reference} images", soft_wrap=True)
 
     def _gather(self, module: RestorationModule, images: list[Tensor]) -> Tensor:
         """The first ``grid_images`` in order, on every rank: rank r has the images r, r + world size, …"""

@@ -99,9 +99,14 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
             self._datasets[split] = images
         return self._datasets[split]
 
-    def clean_images(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[Tensor]:
-        """The first images of a split without augmentation, on the CPU, in batches (B, C, H, W)."""
-        for clean, _ in self.image_pairs(split, max_images, batch_size):
+    def clean_images(
+        self, split: str, max_images: int, batch_size: int = 256, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Tensor]:
+        """The first images of a split without augmentation, on the CPU, in batches (B, C, H, W).
+
+        Of ``world_size`` processes, each gets other batches.
+        """
+        for clean, _ in self.image_pairs(split, max_images, batch_size, rank, world_size):
             yield clean
 
     def degraded_images(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[Tensor]:
@@ -118,11 +123,13 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
                 )
             yield degraded
 
-    def image_pairs(self, split: str, max_images: int, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def image_pairs(
+        self, split: str, max_images: int, batch_size: int = 256, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The first clean images of a split as ``clean_images``, and the degraded ones where the data have pairs."""
         images = self.dataset(split)
         number = min(max_images, len(images))
-        for start in range(0, number, batch_size):
+        for start in range(rank * batch_size, number, world_size * batch_size):
             chunk = [images[i] for i in range(start, min(start + batch_size, number))]
             clean = self._center_crop(from_uint8(torch.stack([sample.image for sample in chunk])))
             degraded = [sample.degraded for sample in chunk if isinstance(sample, PairSample)]

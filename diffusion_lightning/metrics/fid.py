@@ -11,6 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffusion_lightning.core.images import to_uint8
 from diffusion_lightning.metrics.base import nan_where_not_finite
+from diffusion_lightning.metrics.feature_statistics import FeatureStatistics
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 """The file of the weights as torch-fidelity downloads it."""
@@ -66,6 +67,8 @@ class InceptionV3(nn.Module):
 class FrechetDistances:
     """Distances of several sets of images from one set of real ones; the features of the real ones are computed once.
 
+    Memory does not grow with the number of images: the means and covariances of the features are enough.
+
     Args:
         features: Any module from uint8 images (B, C, H, W) to features (B, num_features). It stays frozen, in eval
             mode, and belongs to no module whose weights are trained, averaged or saved.
@@ -82,6 +85,7 @@ class FrechetDistances:
                 f"the features {type(features).__name__} need an attribute num_features, the length of their output"
             )
         self.features = features.eval().requires_grad_(False)
+        self.num_features = number
         self.names = names
         self.distances = {name: _FrechetDistance(Precomputed(number)) for name in names}
 
@@ -111,16 +115,50 @@ class FrechetDistances:
         return {name: distance.compute() for name, distance in self.distances.items()}
 
     def reset(self) -> None:
-        """Remove all images."""
+        """Remove all images, but the real ones only if they are not kept."""
         for distance in self.distances.values():
             distance.reset()
+
+    def keep_real(self, keep: bool = True) -> None:
+        """Whether ``reset`` keeps the real images; it does not by default."""
+        for distance in self.distances.values():
+            distance.reset_real_features = not keep
+
+    def real_statistics(self) -> FeatureStatistics:
+        """The statistics of all real images, over all ranks; NaN for fewer than two images."""
+        return next(iter(self.distances.values())).real_statistics()
+
+    def use_real(self, statistics: FeatureStatistics) -> None:
+        """Add a set of real images by their statistics; of several ranks, on one alone."""
+        for distance in self.distances.values():
+            distance.add_real_statistics(statistics)
 
     def _features_of(self, images: Tensor) -> Tensor:
         return nan_where_not_finite(lambda finite: self.features(to_uint8(finite)).float().flatten(1), images)
 
 
 class _FrechetDistance(FrechetInceptionDistance):
-    """Torchmetrics' distance, NaN where it is not defined."""
+    """Torchmetrics' distance, NaN where it is not defined, and from the statistics of real images."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__(features)
+        self.orig_dtype = torch.float32  # of the result on a rank without images
+
+    def real_statistics(self) -> FeatureStatistics:
+        """Those of the real images of all ranks."""
+        with self.sync_context():
+            number = self.real_features_num_samples.double()
+            mean = self.real_features_sum / number
+            # Without images 0/0, of one image 0/0 in each entry of the covariance.
+            outer = self.real_features_cov_sum - number * mean.outer(mean)
+            return FeatureStatistics(mean, outer / (number - 1))
+
+    def add_real_statistics(self, statistics: FeatureStatistics) -> None:
+        """Add two images, of which any mean and covariance can be those."""
+        mean, covariance = (value.to(self.device, torch.float64) for value in statistics)
+        self.real_features_sum += 2 * mean
+        self.real_features_cov_sum += covariance + 2 * mean.outer(mean)
+        self.real_features_num_samples += 2
 
     def compute(self) -> Tensor:
         """The distance, from the statistics of all ranks."""
