@@ -23,7 +23,7 @@ from diffusion_lightning.core.trust import check_hyperparameters, trusting
 
 M = TypeVar("M", bound=LightningModule)
 
-TENSORS = ("state_dict", "current_model_state", "averaging_state", "prior")
+TENSORS = ("state_dict", "current_model_state", "averaging_state", "prior", "time_sampler")
 DICTS = ("hyper_parameters", "loops", "callbacks", "conditioner", "severity_optimizer")
 LISTS = ("optimizer_states", "lr_schedulers")
 COUNTS = ("epoch", "global_step")

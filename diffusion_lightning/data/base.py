@@ -185,7 +185,9 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
         if self.trainer.predicting:
             t = times_like(clean, 1.0)
         else:
-            t = module.time_sampler.sample(len(clean), module.degradation, generator, clean.device)
+            times = module.time_sampler
+            sample = times.sample if self.trainer.training else times.sample_held_out
+            t = sample(len(clean), module.degradation, generator, clean.device)
         known = pair_params(module.degradation, degraded[0] if degraded else None, type(self).__name__)
         return degrade(module.degradation, clean, t, generator, index, condition or None, known)
 

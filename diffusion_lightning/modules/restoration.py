@@ -16,6 +16,7 @@ from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
+from diffusion_lightning.modules.adaptive_times import AdaptsTimes
 from diffusion_lightning.modules.restoring import restore_each
 from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR, check_image_shape
 from diffusion_lightning.modules.sampling import SamplingConfig
@@ -30,7 +31,7 @@ from diffusion_lightning.samplers.ddim import ProbabilityFlow
 from diffusion_lightning.samplers.tiling import TiledDenoiser
 
 
-class RestorationModule(EstimatesSeverity):
+class RestorationModule(AdaptsTimes, EstimatesSeverity):
     """Trains a denoiser to undo a degradation, and samples with it.
 
     Args:
@@ -212,7 +213,8 @@ class RestorationModule(EstimatesSeverity):
 
     def training_loss(self, prediction: Prediction, batch: RestorationBatch) -> Tensor:
         """The mean restoration loss of a prediction."""
-        return self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params).mean()
+        losses = self.loss(prediction, batch.clean, batch.t, self.degradation, batch.params)
+        return self.time_sampler.reweight(losses, batch.t, self.degradation).mean()
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The restoration loss of held-out images, each at its own fixed t."""

@@ -1,6 +1,6 @@
 """The training objective: parameterization, loss, weight of each time, distribution of the training times."""
 
-from diffusion_lightning.objectives.hybrid_loss import HybridLoss
+from diffusion_lightning.objectives.hybrid_loss import HybridLoss, VariationalBound
 from diffusion_lightning.objectives.learned_variance import LearnedVariance
 from diffusion_lightning.objectives.loss_weights import LossWeight, PowerWeight, SNRWeight
 from diffusion_lightning.objectives.losses import L1, L2, Huber, RestorationLoss, SoftScoreMatching
@@ -15,7 +15,13 @@ from diffusion_lightning.objectives.parameterizations import (
     V,
     Velocity,
 )
-from diffusion_lightning.objectives.time_samplers import LogNormalNoiseLevel, TimeSampler, UniformSteps, UniformTime
+from diffusion_lightning.objectives.time_samplers import (
+    ImportanceSampledSteps,
+    LogNormalNoiseLevel,
+    TimeSampler,
+    UniformSteps,
+    UniformTime,
+)
 
 __all__ = [
     "EDM",
@@ -25,6 +31,7 @@ __all__ = [
     "Eps",
     "Huber",
     "HybridLoss",
+    "ImportanceSampledSteps",
     "LearnedVariance",
     "LogNormalNoiseLevel",
     "LossWeight",
@@ -40,5 +47,6 @@ __all__ = [
     "UniformSteps",
     "UniformTime",
     "V",
+    "VariationalBound",
     "Velocity",
 ]

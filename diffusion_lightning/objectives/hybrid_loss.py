@@ -1,4 +1,4 @@
-"""Improved DDPM's hybrid of the simple loss and the variational bound (2102.09672, sec. 3.1, eq. 16)."""
+"""Improved DDPM's losses: the variational bound, and its hybrid with the simple loss (2102.09672, sec. 3.1, eq. 16)."""
 
 import math
 
@@ -40,7 +40,7 @@ class HybridLoss(L2):
         """
         if not degradation.is_gaussian_diffusion:
             raise ValueError(
-                "HybridLoss needs a degradation α_t x + σ_t z with Gaussian z, unlike "
+                f"{type(self).__name__} needs a degradation α_t x + σ_t z with Gaussian z, unlike "
                 f"{type(degradation).__name__}: use L1 or L2"
             )
         super().check(degradation)
@@ -58,10 +58,44 @@ class HybridLoss(L2):
         Raises:
             ValueError: The network predicts no variance.
         """
-        x0, log_variance = prediction
-        self.check_variance(log_variance is not None)
-        assert log_variance is not None
+        detached = prediction._replace(x0=prediction.x0.detach())
+        bits = self.bound_term(detached, target, t, degradation)
         simple = super().__call__(prediction, target, t, degradation, params)
-        s = previous_time(degradation, t)
-        bits = vlb_term(degradation, target, x0.detach(), log_variance, t, s) / math.log(2)
         return simple + self.scale * degradation.steps * bits
+
+    def bound_term(self, prediction: Prediction, target: Tensor, t: Tensor, degradation: Degradation) -> Tensor:
+        """The bound's term at t, (B,), in bits per value.
+
+        Raises:
+            ValueError: The network predicts no variance.
+        """
+        self.check_variance(prediction.log_variance is not None)
+        assert prediction.log_variance is not None
+        s = previous_time(degradation, t)
+        return vlb_term(degradation, target, prediction.x0, prediction.log_variance, t, s) / math.log(2)
+
+
+class VariationalBound(HybridLoss):
+    """L_vlb alone: the mean and the variance learn from the bound, in bits per value.
+
+    It has the best likelihoods and is noisy: the paper trains it with ``ImportanceSampledSteps`` (sec. 3.3). This is
+    RescaledKL of the authors' code. Needs a network that predicts its variance, by ``LearnedVariance``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(scale=1.0)
+
+    def __call__(
+        self,
+        prediction: Prediction,
+        target: Tensor,
+        t: Tensor,
+        degradation: Degradation,
+        params: Params | None = None,
+    ) -> Tensor:
+        """The loss of each image (B,): its mean over t = k/T is the bound without L_T, which has no weights.
+
+        Raises:
+            ValueError: The network predicts no variance.
+        """
+        return degradation.steps * self.bound_term(prediction, target, t, degradation)

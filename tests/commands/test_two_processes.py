@@ -12,6 +12,7 @@ from helpers.runs import (
     DEBUG,
     FORKS,
     QUIET,
+    Corner,
     Stored,
     blur,
     logged_names,
@@ -22,8 +23,11 @@ from helpers.runs import (
 )
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from diffusion_lightning.callbacks import Generation
 from diffusion_lightning.commands.trainer import DiffusionTrainer
 from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages
+from diffusion_lightning.metrics import FeatureStatistics
+from diffusion_lightning.objectives import ImportanceSampledSteps
 from diffusion_lightning.priors import ChannelMeans
 
 pytest_plugins = ["helpers.runs"]
@@ -134,3 +138,26 @@ def test_a_rank_without_held_out_images_does_not_block(tmp_path: Path) -> None:
     alone = tiny_trainer(tmp_path, max_epochs=1)
     (score,) = alone.validate(module, datamodule=OneHeldOut(8, batch_size=2), verbose=False)
     assert trainer.callback_metrics["val/loss"] == pytest.approx(score["val/loss"], rel=1e-5)
+
+
+def test_two_processes_share_their_losses_and_the_real_images(tmp_path: Path) -> None:
+    """The history of ImportanceSampledSteps is equal on both, and the statistics are those of one process."""
+
+    class Keep(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            torch.save(pl_module.time_sampler.state, tmp_path / f"{trainer.global_rank}.pt")
+
+    for world in (2, 1):
+        generation = Generation(
+            5, 0, 0, Corner(), batch_size=3, reference="train", statistics=str(tmp_path / f"{world}.npz")
+        )
+        module = tiny_module(time_sampler=ImportanceSampledSteps(history=2))
+        strategy = "ddp_fork" if world == 2 else "auto"
+        trainer = tiny_trainer(tmp_path, Keep(), generation, max_epochs=3, devices=world, strategy=strategy)
+        trainer.fit(module, datamodule=Stored(8, batch_size=2))
+        if world == 2:
+            ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    assert ranks[0]["counts"].sum() == 3 * 8
+    assert torch.equal(ranks[0]["losses"], ranks[1]["losses"])
+    two, one = (FeatureStatistics.read(tmp_path / f"{world}.npz", 4) for world in (2, 1))
+    torch.testing.assert_close(two, one, rtol=1e-12, atol=0)

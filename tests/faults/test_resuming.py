@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from diffusion_lightning.callbacks import EMA, RestorationMetrics, TrainingCheckpoint
 from diffusion_lightning.networks import SeverityEstimator
+from diffusion_lightning.objectives import ImportanceSampledSteps
 
 
 class Record(Callback):
@@ -91,6 +92,7 @@ def fit(
     every_n_steps: int | None = None,
     batch_size: int = 4,
     severity_estimator: bool = False,
+    importance_sampling: bool = False,
     **settings: Any,
 ) -> tuple[dict[str, Any] | None, Record, Scores]:
     """Train on 22 images in batches of 4: five batches an epoch; the last checkpoint, and what happened."""
@@ -101,6 +103,7 @@ def fit(
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
         severity_estimator=SeverityEstimator(1, width=4) if severity_estimator else None,
+        time_sampler=ImportanceSampledSteps(history=2) if importance_sampling else None,
     )
     record, scores = Record(), Scores()
     saved = TrainingCheckpoint(str(folder), monitor="val/loss", every_n_steps=every_n_steps)
@@ -187,6 +190,15 @@ def test_a_run_that_an_error_ended_continues_exactly(hook: str, step: int, tmp_p
 def test_a_severity_estimator_continues_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
     """Its learning rate is as long as the run, as that of CosineDecay."""
     check(tmp_path, STEPS, STEPS, StopAt("on_before_optimizer_step", 8), severity_estimator=True, **settings)
+
+
+def test_importance_sampling_continues_exactly(tmp_path: Path) -> None:
+    """The losses of a batch that is interrupted, or whose gradients have led to no step, are not in the history."""
+    settings: dict[str, Any] = {"importance_sampling": True, "accumulate_grad_batches": 2}
+    check(tmp_path, STEPS, STEPS, StopAt("on_after_backward", 12), **settings)
+    saved = torch.load(tmp_path / "resumed/last.ckpt", weights_only=True)["time_sampler"]
+    assert saved["counts"].sum() == 4 * 29  # five batches in three steps of each epoch
+    assert saved["counts"].min() >= 2
 
 
 @pytest.mark.parametrize("every", [{"every_n_train_steps": 4}, {"every_n_epochs": 1}], ids=str)

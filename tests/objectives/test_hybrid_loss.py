@@ -9,8 +9,9 @@ from helpers.degradation_cases import DEGRADATIONS, cases
 from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE
-from diffusion_lightning.degradations.posterior import discretized_gaussian_nll
-from diffusion_lightning.objectives.hybrid_loss import HybridLoss
+from diffusion_lightning.degradations.posterior import discretized_gaussian_nll, posterior
+from diffusion_lightning.metrics.variational_bound import variational_bound
+from diffusion_lightning.objectives.hybrid_loss import HybridLoss, VariationalBound
 from diffusion_lightning.objectives.learned_variance import log_variance
 from diffusion_lightning.objectives.loss_weights import SNRWeight
 from diffusion_lightning.objectives.losses import L2
@@ -83,6 +84,34 @@ def test_the_best_variance_is_the_mean_squared_error():
         assert gradient.sum().item() == pytest.approx(0, abs=1e-9) if sign == 0 else gradient.sum() * sign > 1e-5
 
 
+def test_the_mean_of_the_bound_alone_over_the_steps_is_the_evaluated_bound():
+    """A denoiser whose prediction does not depend on x_t: both are exact."""
+    degradation = GaussianNoise(6, "linear")
+    clean = (torch.tensor([[20.0, 200], [255, 0]], dtype=torch.float64) / 127.5 - 1).view(1, 1, 2, 2)
+
+    def denoise(x, t):
+        return Prediction(torch.full_like(x, 0.1), log_variance(degradation, t, torch.full_like(x, -0.3)))
+
+    t = torch.arange(1, 7, dtype=torch.float64) / 6
+    images = clean.expand(6, -1, -1, -1)
+    loss = VariationalBound()(denoise(images, t), images, t, degradation)
+    whole = variational_bound(denoise, degradation, clean, torch.Generator().manual_seed(0))
+    assert loss.mean().item() == pytest.approx((whole.steps + whole.decoder).item(), rel=1e-9)
+
+
+def test_the_bound_alone_trains_the_mean_too():
+    """∂KL/∂x̂_0 = −(α_s − κ α_t)² (x_0 − x̂_0)/Σ with Σ = β̃ + (α_s − κ α_t)² v."""
+    degradation = GaussianNoise(4, "linear")
+    t, s = torch.tensor([0.75], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
+    x0_pred = torch.tensor([[[[0.2]]]], dtype=torch.float64, requires_grad=True)
+    log_v = log_variance(degradation, t, torch.zeros_like(x0_pred.detach()))
+    loss = VariationalBound()(Prediction(x0_pred, log_v), torch.full_like(x0_pred, 0.5), t, degradation)
+    (gradient,) = torch.autograd.grad(loss.sum(), x0_pred)
+    q = posterior(degradation, t, s)
+    expected = -(q.x0_coef**2) * 0.3 / (q.variance + q.x0_coef**2 * log_v.exp().flatten())
+    assert gradient.item() == pytest.approx(4 / math.log(2) * expected.item(), rel=1e-9)
+
+
 def test_times_off_the_grid_have_terms_between_their_neighbours():
     degradation = GaussianNoise(10, "linear")
     t = torch.tensor([0.03, 0.1, 0.101, 0.15, 0.2, 0.5, 0.55, 0.6], dtype=torch.float64)
@@ -106,6 +135,8 @@ def test_a_network_without_variance_is_rejected_with_the_remedy():
 def test_degradations_without_a_gaussian_posterior_are_rejected(case):
     with pytest.raises(ValueError, match=r"HybridLoss needs.*use L1 or L2"):
         HybridLoss().check(DEGRADATIONS[case]())
+    with pytest.raises(ValueError, match="VariationalBound needs"):
+        VariationalBound().check(DEGRADATIONS[case]())
 
 
 def test_a_negative_weight_of_the_bound_is_rejected():

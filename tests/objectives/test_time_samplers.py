@@ -9,12 +9,18 @@ from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, VP, Karras
 from diffusion_lightning.objectives import time_samplers
-from diffusion_lightning.objectives.time_samplers import LogNormalNoiseLevel, UniformSteps, UniformTime
+from diffusion_lightning.objectives.time_samplers import (
+    ImportanceSampledSteps,
+    LogNormalNoiseLevel,
+    UniformSteps,
+    UniformTime,
+)
 
 TIME_SAMPLERS = {
     "UniformSteps": UniformSteps,
     "UniformTime": UniformTime,
     "LogNormalNoiseLevel": LogNormalNoiseLevel,
+    "ImportanceSampledSteps": ImportanceSampledSteps,
 }
 every_time_sampler = pytest.mark.parametrize("time_sampler", TIME_SAMPLERS.values(), ids=TIME_SAMPLERS)
 
