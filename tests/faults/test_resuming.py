@@ -194,7 +194,7 @@ def test_a_severity_estimator_continues_exactly(settings: dict[str, Any], tmp_pa
 
 def test_importance_sampling_continues_exactly(tmp_path: Path) -> None:
     """The losses of a batch that is interrupted, or whose gradients have led to no step, are not in the history."""
-    settings: dict[str, Any] = {"importance_sampling": True, "accumulate_grad_batches": 2}
+    settings: dict[str, Any] = {"importance_sampling": True, "dropout": True, "accumulate_grad_batches": 2}
     check(tmp_path, STEPS, STEPS, StopAt("on_after_backward", 13), **settings)
     saved = torch.load(tmp_path / "resumed/last.ckpt", weights_only=True)["time_sampler"]
     assert saved["counts"].sum() == 4 * 29  # five batches in three steps of each epoch
