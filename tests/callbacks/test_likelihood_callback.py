@@ -43,6 +43,23 @@ def test_it_logs_the_mean_of_the_held_out_images(method: str, clipped: bool, tmp
     assert logged == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
+def test_several_dequantizations_have_the_bits_of_their_mean_density(tmp_path: Path) -> None:
+    """Each has its own noise and probes; the first are those of one alone."""
+    one, logged = (measured(tmp_path, Likelihood(3, steps=5, dequantizations=k), batch_size=2) for k in (1, 4))
+    module, data = tiny_module(degradation=GaussianNoise(12), denoiser=Tiny()).eval(), Stored(10, seed=3)
+    clean, generators = next(data.clean_images("val", 3)), per_image_generators(3, range(3), "likelihood")
+    nats = [
+        flow_log_likelihood(
+            module, module.degradation, dequantize(clean, generators), rademacher(clean, 1, generators), 5
+        )
+        for _ in range(4)
+    ]
+    assert one == pytest.approx(bits_per_dimension(nats[0], 64).mean().item(), rel=1e-4)
+    top = torch.stack(nats).amax(0)  # alone these densities are below the smallest number
+    mean = (torch.stack(nats) - top).exp().mean(0).log() + top
+    assert logged == pytest.approx(bits_per_dimension(mean, 64).mean().item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("method", ["ode", "vlb"])
 def test_the_score_is_the_same_for_any_batch_size(method: str, tmp_path: Path) -> None:
     values = [measured(tmp_path, Likelihood(10, method, steps=4), "test", batch_size=size) for size in (3, 10)]
@@ -76,7 +93,14 @@ def test_weights_and_gradients_do_not_change(tmp_path: Path) -> None:
     assert all(p.grad is None for p in module.parameters())
 
 
-@pytest.mark.parametrize("settings", [{"images": 0}, {"method": "elbow"}, {"steps": 0}, {"probes": 0}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"images": 0}, {"method": "elbow"}, {"steps": 0}, {"probes": 0}, {"dequantizations": 0}),
+        {"dequantizations": 2, "method": "vlb"},
+    ],
+    ids=str,
+)
 def test_arguments_out_of_range_are_rejected(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Likelihood(**settings)

@@ -18,6 +18,7 @@ from diffusion_lightning.metrics.likelihood import (
     dequantize,
     exact_probes,
     flow_log_likelihood,
+    log_mean_density,
     rademacher,
     require_gaussian,
 )
@@ -134,6 +135,27 @@ def test_dequantized_values_are_uniform_over_their_grey_level():
     offset = (dequantized - x.double()) * 127.5
     assert offset.abs().max() <= 0.5 + 1e-5
     assert offset.var().item() == pytest.approx(1 / 12, rel=0.02)
+
+
+def test_many_dequantizations_give_the_probability_of_the_grey_levels():
+    """N(μ, s²) narrower than a grey level: one dequantization bounds its bits from above, many reach them."""
+    mean, std = 0.2 / 127.5, 0.3 / 127.5
+    levels = torch.tensor([127, 128, 128, 129], dtype=torch.float64).view(4, 1, 1, 1)
+    exact = -(
+        torch.special.ndtr(((levels - 127.5 + 0.5) / 127.5 - mean) / std)
+        - torch.special.ndtr(((levels - 127.5 - 0.5) / 127.5 - mean) / std)
+    ).log2()
+
+    def bits(number):
+        images = dequantize((levels / 127.5 - 1).expand(-1, number, -1, -1), keyed_generator(3))
+        density = torch.distributions.Normal(mean, std).log_prob(images).flatten(1)
+        return bits_per_dimension(log_mean_density(density.T), 1)
+
+    assert (bits(200_000) - exact.flatten()).abs().max() < 0.02
+    alone = torch.distributions.Normal(mean, std).log_prob(
+        dequantize((levels / 127.5 - 1).expand(-1, 20_000, -1, -1), keyed_generator(4))
+    )
+    assert (bits_per_dimension(alone.flatten(1).mean(1), 1) > exact.flatten() + 0.1).all()
 
 
 @pytest.mark.parametrize("size", [1, 12])
