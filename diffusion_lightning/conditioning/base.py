@@ -41,6 +41,8 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
     Args:
         dropout: The fraction of training images whose condition is replaced by the null condition, in [0, 1), for
             classifier-free guidance (2207.12598). With 0 the network cannot predict without a condition.
+        dropout_from_step: The optimizer step with which the dropout begins: GLIDE (2112.10741, sec. 4.2) trains with
+            all captions first. A model from before that step has not learned the null condition.
 
     Attributes:
         condition_keys: The entries of a condition that it reads: label, caption.
@@ -49,13 +51,16 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
 
     condition_keys: tuple[str, ...]
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.1, dropout_from_step: int = 0) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(
                 f"dropout={dropout}: the fraction of images without a condition is in [0, 1); 0.1 is usual"
             )
+        if dropout_from_step < 0:
+            raise ValueError(f"dropout_from_step={dropout_from_step}: choose 0 for the first step, or a later one")
         self.dropout = dropout
+        self.dropout_from_step = dropout_from_step
         self.state: dict[str, Any] = {}
 
     @abstractmethod
@@ -93,8 +98,16 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
         """
         self.select_inputs(condition)
 
-    def drop(self, condition: Condition, generator: torch.Generator) -> Condition:
-        """Replace the condition of a random fraction ``dropout`` of the images by the null condition."""
+    def drop(self, condition: Condition, generator: torch.Generator, step: int | None = None) -> Condition:
+        """Replace the condition of a random fraction ``dropout`` of the images by the null condition.
+
+        Args:
+            condition: The conditions of a training batch.
+            generator: Decides which images.
+            step: The optimizer steps that are done; before ``dropout_from_step`` nothing is replaced.
+        """
+        if step is not None and step < self.dropout_from_step:
+            return condition
         u = torch.rand(batch_size_of(condition), generator=generator, dtype=torch.float32)
         return drop_condition(condition, u < self.dropout)
 

@@ -14,12 +14,13 @@ class ClassEmbedding(Conditioner):
         classes: Number of classes.
         dim: Width of the embeddings: the network's ``condition_dim``.
         dropout: The fraction of training images whose label is replaced by the null label.
+        dropout_from_step: The optimizer step with which that begins.
     """
 
     condition_keys = ("label",)
 
-    def __init__(self, classes: int, dim: int = 64, dropout: float = 0.1) -> None:
-        super().__init__(dropout)
+    def __init__(self, classes: int, dim: int = 64, dropout: float = 0.1, dropout_from_step: int = 0) -> None:
+        super().__init__(dropout, dropout_from_step)
         if classes < 1 or dim < 1:
             raise ValueError(f"classes={classes}, dim={dim}: both must be at least 1")
         self.classes = classes

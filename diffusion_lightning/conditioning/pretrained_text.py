@@ -27,12 +27,13 @@ class PretrainedText(Conditioner):
             openai/clip-vit-base-patch32 or google-t5/t5-small, which is downloaded once.
         max_length: Number of tokens to which a caption is truncated.
         dropout: The fraction of training images whose caption is replaced by the empty caption.
+        dropout_from_step: The optimizer step with which that begins.
     """
 
     condition_keys = ("caption",)
 
-    def __init__(self, name: str, max_length: int = 32, dropout: float = 0.1) -> None:
-        super().__init__(dropout)
+    def __init__(self, name: str, max_length: int = 32, dropout: float = 0.1, dropout_from_step: int = 0) -> None:
+        super().__init__(dropout, dropout_from_step)
         if max_length < 1:
             raise ValueError(f"max_length={max_length}: choose at least 1 token")
         self.name = name

@@ -35,6 +35,7 @@ class TextTransformer(Conditioner):
         layers: Layers of the transformer.
         heads: Attention heads; they divide ``dim``.
         dropout: The fraction of training images whose caption is replaced by the empty caption.
+        dropout_from_step: The optimizer step with which that begins; GLIDE trains with all captions first.
     """
 
     condition_keys = ("caption",)
@@ -48,8 +49,9 @@ class TextTransformer(Conditioner):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
+        dropout_from_step: int = 0,
     ) -> None:
-        super().__init__(dropout)
+        super().__init__(dropout, dropout_from_step)
         if tokenizer not in get_args(Tokenization):
             raise ValueError(f"tokenizer={tokenizer}: choose words or bytes")
         if min(vocab_size, max_length, dim, layers, heads) < 1:

@@ -68,10 +68,10 @@ class FeatureStatistics(NamedTuple):
         """
         if not (self.mean.isfinite().all() and self.covariance.isfinite().all()):
             raise ValueError(f"{path}: the statistics of features need at least 2 images, and finite features")
-        arrays = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
+        mean, covariance = (value.cpu().numpy() for value in self)
 
         def save(partial: Path) -> None:
-            with partial.open("wb") as file:  # by its name NumPy would add the suffix .npz
-                np.savez(file, **arrays)
+            with partial.open("wb") as file:  # to a file's name NumPy would add the suffix .npz
+                np.savez(file, mu=mean, sigma=covariance)
 
         atomic_write(path, save)

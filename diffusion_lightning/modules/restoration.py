@@ -208,7 +208,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         if self.conditioner is not None and condition is not None:
             seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
             key = (run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-            condition = self.conditioner.drop(condition, keyed_generator(*key, "condition"))
+            condition = self.conditioner.drop(condition, keyed_generator(*key, "condition"), self.trainer.global_step)
         return self.predict_x0(batch.degraded, batch.t, self._embed_condition(condition))
 
     def training_loss(self, prediction: Prediction, batch: RestorationBatch) -> Tensor:

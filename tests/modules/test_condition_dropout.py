@@ -28,8 +28,8 @@ class Recording(Conditioner):
 
     condition_keys = ("label", "caption")
 
-    def __init__(self, dropout: float = 0.5) -> None:
-        super().__init__(dropout)
+    def __init__(self, dropout: float = 0.5, dropout_from_step: int = 0) -> None:
+        super().__init__(dropout, dropout_from_step)
         self.embedding = nn.Embedding(4, 4)
         self.train_conditions: list[Condition] = []
         self.eval_conditions: list[Condition] = []
@@ -80,6 +80,7 @@ def at(module: RestorationModule, seed: int | None = 1, rank: int = 0, batch: in
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
         datamodule=SimpleNamespace(seed=seed),
         global_rank=rank,
+        global_step=0,
         fit_loop=SimpleNamespace(total_batch_idx=batch),
         precision_plugin=Precision(),
     )
@@ -179,6 +180,29 @@ def test_a_resumed_fit_drops_the_conditions_of_the_next_keys(tmp_path: Path) -> 
         for condition, batch in zip(resumed.conditioner.train_conditions, keep.batches, strict=True)
     ]
     assert masks == [expected_drops(3, 0, number, number=20) for number in (2, 3)]
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_dropout_begins_with_its_step_also_in_a_resumed_fit(accumulated: int, tmp_path: Path) -> None:
+    """From then on the conditions of its keys are dropped: 0.5 of those of step 3 and later."""
+    masks: list[list[bool]] = []
+    for epochs, resume in ((1, None), (2, tmp_path / "model.ckpt")):
+        conditioner, keep = Recording(0.5, dropout_from_step=3), Keep()
+        trainer = tiny_trainer(tmp_path, keep, max_epochs=epochs, accumulate_grad_batches=accumulated)
+        data = Captioned(40, batch_size=10, seed=3)
+        trainer.fit(conditional(conditioner=conditioner), datamodule=data, ckpt_path=resume, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        for condition, batch in zip(conditioner.train_conditions, keep.batches, strict=True):
+            masks.append(dropped(condition, condition_of(levels_of(batch.clean))))
+    first = 3 * accumulated
+    assert masks[:first] == [[False] * 10] * first
+    assert masks[first:] == [expected_drops(3, 0, number, number=10) for number in range(first, 8)]
+    assert any(map(any, masks))
+
+
+def test_a_dropout_that_begins_before_the_run_is_rejected() -> None:
+    with pytest.raises(ValueError, match="dropout_from_step=-1: choose 0 for the first step"):
+        Recording(dropout_from_step=-1)
 
 
 def test_nothing_is_dropped_in_validation_test_and_prediction(tmp_path: Path) -> None:
