@@ -58,9 +58,9 @@ def test_inpainting_ends_in_the_product_of_the_paper_s_masks(
 ) -> None:
     fade = degradation(name)
     x, end, params = degrade(fade, name)
-    image_centre = torch.full((2, 2), (side(name) - 1) / 2)
-    centre = params.get("centre", image_centre)
-    assert (fade.steps, "centre" in params, fade.quantize) == (steps, side(name) == 32, side(name) == 32)
+    centre = params.get("centre", torch.full((2, 2), 63.0))  # N/2 − 1
+    assert (fade.steps, "centre" in params, fade.released_centre) == (steps, side(name) == 32, True)
+    assert fade.quantize == ("truncate" if side(name) == 32 else False)
     for row, column in ((0, 0), (3, 17), (20, 20), (31, 5)):
         for i in range(2):
             square = (row - centre[i, 0].item()) ** 2 + (column - centre[i, 1].item()) ** 2
@@ -106,11 +106,12 @@ def test_noise_and_animals_follow_the_cosine_schedule_in_200_steps(name: str) ->
         assert built.sigma(t).square().item() == pytest.approx(1 - expected, rel=1e-9)
 
 
-def test_colours_change_linearly_to_the_mean_of_the_channels() -> None:
-    built = degradation("desaturate_celeba")
+@pytest.mark.parametrize("name", ["desaturate_celeba", "desaturate_cifar10"])
+def test_colours_change_linearly_to_the_mean_of_the_channels(name: str) -> None:
+    built = degradation(name)
     assert built.steps == 20
     for t in (0.25, 1.0):
-        x, degraded, _ = degrade(built, "desaturate_celeba", t)
+        x, degraded, _ = degrade(built, name, t)
         assert torch.allclose(degraded, (1 - t) * x + t * x.mean(1, keepdim=True), rtol=0, atol=1e-12)
 
 
@@ -119,7 +120,7 @@ def test_fading_uses_the_released_command_s_masks_in_reverse() -> None:
     x, end, params = degrade(built, "generate_fade_celeba")
     assert built.steps == 750
     assert torch.equal(end, params["colour"].expand_as(x))
-    masks = [1 - math.exp(-(10.5**2 + 20.5**2) / (2 * (0.05 * (i + 1)) ** 2)) for i in range(750)]
+    masks = [1 - math.exp(-(11**2 + 21**2) / (2 * (0.05 * (i + 1)) ** 2)) for i in range(750)]
     for k in (1, 300, 500, 700):
         mask = built.mask(x[:1], torch.tensor([k / 750], dtype=torch.float64), {})[0, 0]
         assert mask[64 + 10, 64 + 20].item() == pytest.approx(1 - math.prod(masks[: 750 - k]), abs=1e-9)

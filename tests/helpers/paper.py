@@ -27,6 +27,7 @@ PRINTED = {
     "generate_animorphosis_celeba": "",
     "generate_fade_celeba": "",
     "desaturate_celeba": "",
+    "desaturate_cifar10": "",
 }
 """The files of Cold Diffusion and its scores: FID/SSIM/RMSE of degraded, sampled, direct; two FIDs for generation."""
 
