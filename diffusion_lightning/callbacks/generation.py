@@ -168,7 +168,8 @@ class Generation(EvaluationCallback):
             statistics = distances.real_statistics()
             if trainer.is_global_zero:
                 statistics.write(self.statistics)
-                get_console().print(f"{self.statistics}: the statistics of the {self.reference} images", soft_wrap=True)
+                kind = "training" if self.reference == "train" else "held-out"
+                get_console().print(f"{self.statistics}: statistics of the {kind} images", soft_wrap=True)
 
     def _gather(self, module: RestorationModule, images: list[Tensor]) -> Tensor:
         """The first ``grid_images`` in order, on every rank: rank r has the images r, r + world size, …"""

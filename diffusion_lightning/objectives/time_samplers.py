@@ -165,7 +165,8 @@ class ImportanceSampledSteps(TimeSampler):
             self._losses = self._counts = None
             return
         fits = isinstance(losses, Tensor) and losses.shape == (degradation.steps, self.history)
-        if not (fits and isinstance(counts, Tensor) and counts.shape == (degradation.steps,)):
+        counted = isinstance(counts, Tensor) and counts.dtype == torch.int64 and counts.shape == (degradation.steps,)
+        if not (fits and counted):
             raise ValueError(
                 f"the checkpoint has no losses of {degradation.steps} steps × {self.history}: give the "
                 "--model.time_sampler that it was trained with, or start a new run from its weights by --weights"

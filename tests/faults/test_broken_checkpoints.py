@@ -97,6 +97,7 @@ ENTRIES: dict[str, tuple[dict[str, Any], str]] = {
     "hyperparameters in a list": ({"hyper_parameters": [1]}, "its hyper_parameters is not a dictionary"),
     "hyperparameters in a set": ({"hyper_parameters": {1}}, "its hyper_parameters is not a dictionary"),
     "a prior of text": ({"prior": {"shape": "x"}}, "its prior is not a dictionary of tensors"),
+    "losses of text": ({"time_sampler": {"losses": "x"}}, "its time_sampler is not a dictionary of tensors"),
     "a prior of another class": (
         {"prior": {"shape": torch.tensor([1, 8, 8]), "images": torch.zeros(1, 1, 8, 8)}},
         "prior has shape, images, and a ChannelMeans has shape, weights, means, factors",

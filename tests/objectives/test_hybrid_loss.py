@@ -84,7 +84,7 @@ def test_the_best_variance_is_the_mean_squared_error():
         assert gradient.sum().item() == pytest.approx(0, abs=1e-9) if sign == 0 else gradient.sum() * sign > 1e-5
 
 
-def test_the_mean_of_the_bound_alone_over_the_steps_is_the_evaluated_bound():
+def test_the_bound_alone_has_the_mean_of_the_evaluated_bound():
     """A denoiser whose prediction does not depend on x_t: both are exact."""
     degradation = GaussianNoise(6, "linear")
     clean = (torch.tensor([[20.0, 200], [255, 0]], dtype=torch.float64) / 127.5 - 1).view(1, 1, 2, 2)

@@ -61,7 +61,7 @@ def test_times_have_the_probabilities() -> None:
     assert chi <= STEPS - 1 + 5 * (2 * (STEPS - 1)) ** 0.5
 
 
-def test_the_weighted_loss_has_the_mean_of_uniform_steps_and_less_variance() -> None:
+def test_the_weighted_loss_has_the_mean_of_uniform_steps() -> None:
     """Losses that do not vary at one t have, weighted, no variance at all but for the uniform part."""
     losses = torch.tensor([0.1, 1, 2, 5, 0.5, 0.2, 30], dtype=torch.float64)
     sampler, k = trained(losses.tolist()), torch.arange(1, STEPS + 1)
