@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.modules.base import TrainableModule
+from diffusion_lightning.modules.adaptive_times import AdaptsTimes
 from diffusion_lightning.objectives.time_samplers import TimeSampler, UniformSteps
 
 
-class DegradedClassifier(TrainableModule):
+class DegradedClassifier(AdaptsTimes):
     """A classifier of images x_t at any severity t, which it takes as an input.
 
     Args:
@@ -46,6 +46,7 @@ class DegradedClassifier(TrainableModule):
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The cross entropy of a batch; its accuracy is logged too."""
         loss, correct = self._score(batch)
+        loss = self.time_sampler.reweight(loss, batch.t, self.degradation)
         scores = {"train/loss": loss.mean(), "train/accuracy": correct.mean()}
         self.log_dict(scores, prog_bar=True, batch_size=len(loss))
         return scores["train/loss"]

@@ -13,6 +13,7 @@ from diffusion_lightning import RestorationBatch
 from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE
 from diffusion_lightning.modules import DegradedClassifier
+from diffusion_lightning.objectives import ImportanceSampledSteps
 
 CONFIG = CONFIGS / "classifier.yaml"
 IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -95,6 +96,17 @@ def test_validation_scores_each_held_out_image_once(tmp_path: Path, processes: i
     loss, accuracy = closed_form([100 % 3, 101 % 3, 102 % 3, 103 % 3, 104 % 3])
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(loss)
     assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(accuracy)
+
+
+def test_importance_sampling_learns_from_the_cross_entropy(tmp_path: Path) -> None:
+    """Each of six images has its own; two epochs of two batches are in the history."""
+    classifier = DegradedClassifier(blur(), Constant(), ImportanceSampledSteps(history=20))
+    classifier.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
+    tiny_trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(classifier, datamodule=Captioned(6, batch_size=3))
+    losses, counts = classifier.time_sampler.state.values()
+    assert counts.sum() == 12
+    expected = -PROBABILITIES.log().repeat_interleave(4).double()
+    torch.testing.assert_close(losses[losses > 0].sort().values, expected.sort().values, rtol=1e-6, atol=0)
 
 
 # The command line
