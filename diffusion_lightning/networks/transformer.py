@@ -24,7 +24,7 @@ class Transformer(nn.Module):
     Images whose sides are not a multiple of `patch` are padded internally with their last row and column. The residual
     branches and the output start at zero (adaLN-Zero, DiT, sec. 3.2).
 
-    Parameters, for 3 channels, as (`patch`, `width`, `depth`, `heads`): 0.6 M (2, 96, 4, 4), 2.6 M (4, 160, 6, 5),
+    Parameters, for 3 channels, as (`patch`, `width`, `depth`, `heads`): 0.5 M (2, 80, 4, 4), 2.9 M (4, 160, 6, 5),
     131 M (16, 768, 12, 12), which is JiT-B/16 but for its class tokens.
 
     Args:
