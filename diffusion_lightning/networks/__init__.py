@@ -5,7 +5,7 @@ from diffusion_lightning.networks.base import Network
 from diffusion_lightning.networks.classifier import UNetClassifier
 from diffusion_lightning.networks.discriminator import Discriminator
 from diffusion_lightning.networks.severity import SeverityEstimator
-from diffusion_lightning.networks.transformer import Transformer
+from diffusion_lightning.networks.transformer import DiffusionTransformer
 from diffusion_lightning.networks.unet import UNet
 
-__all__ = ["Adapter", "Discriminator", "Network", "SeverityEstimator", "Transformer", "UNet", "UNetClassifier"]
+__all__ = ["Adapter", "DiffusionTransformer", "Discriminator", "Network", "SeverityEstimator", "UNet", "UNetClassifier"]

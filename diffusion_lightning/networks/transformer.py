@@ -18,7 +18,7 @@ ROTARY_BASE = 100.0
 """Of the frequencies of the positions: the slowest turns by one radian in about this many patches."""
 
 
-class Transformer(nn.Module):
+class DiffusionTransformer(nn.Module):
     """A transformer denoiser for images of any height and width, with the severity t of each image as an input.
 
     Images whose sides are not a multiple of `patch` are padded internally with their last row and column. The residual

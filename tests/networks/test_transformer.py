@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffusion_lightning.networks import Network, Transformer
+from diffusion_lightning.networks import DiffusionTransformer, Network
 from diffusion_lightning.networks.transformer import TransformerBlock, rotary_angles, rotate
 
 
@@ -18,8 +18,8 @@ def _seed():
         yield
 
 
-def small(**arguments) -> Transformer:
-    return Transformer(**{"channels": 2, "patch": 2, "width": 16, "depth": 2, "heads": 2, **arguments})
+def small(**arguments) -> DiffusionTransformer:
+    return DiffusionTransformer(**{"channels": 2, "patch": 2, "width": 16, "depth": 2, "heads": 2, **arguments})
 
 
 def randomized(network: nn.Module) -> nn.Module:
@@ -109,7 +109,7 @@ def test_the_output_starts_at_zero_and_every_parameter_is_trained():
 def test_it_has_the_size_of_jit_b_16():
     """JiT, table 4: 131 M parameters, of which the class embedding and 32 class tokens of 768 are not here."""
     with torch.device("meta"):
-        network = Transformer(patch=16, width=768, depth=12, heads=12, bottleneck=128)
+        network = DiffusionTransformer(patch=16, width=768, depth=12, heads=12, bottleneck=128)
     count = sum(p.numel() for p in network.parameters()) + 1001 * 768 + 32 * 768
     assert count == pytest.approx(131e6, rel=0.01)
 
