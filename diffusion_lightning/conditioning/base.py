@@ -31,11 +31,12 @@ class ConditionEmbedding(NamedTuple):
 
 
 def _repeat(part: Tensor, batch_size: int) -> Tensor:
-    if len(part) == batch_size:
+    # `len` would fix the batch size of an exported program.
+    if part.shape[0] == batch_size:
         return part
-    if batch_size % len(part):
-        raise ValueError(f"a condition of {len(part)} images for {batch_size}: give as many, or one for all")
-    return part.repeat(batch_size // len(part), *[1] * (part.dim() - 1))
+    if batch_size % part.shape[0]:
+        raise ValueError(f"a condition of {part.shape[0]} images for {batch_size}: give as many, or one for all")
+    return part.repeat(batch_size // part.shape[0], *[1] * (part.dim() - 1))
 
 
 class Conditioner(ChecksArguments, nn.Module, ABC):

@@ -50,10 +50,10 @@ def pooled_or_zeros(pooled: Tensor | None, condition_dim: int, like: Tensor) -> 
             )
         return None
     if pooled is None:
-        return like.new_zeros(len(like), condition_dim)
-    if pooled.shape != (len(like), condition_dim):
+        return like.new_zeros(like.shape[0], condition_dim)
+    if pooled.shape != (like.shape[0], condition_dim):
         raise ValueError(
-            f"expected a pooled embedding of shape {(len(like), condition_dim)}, got {tuple(pooled.shape)}: "
+            f"expected a pooled embedding of shape {(like.shape[0], condition_dim)}, got {tuple(pooled.shape)}: "
             f"set --model.denoiser.condition_dim {pooled.shape[-1]}"
         )
     return pooled.to(like.dtype)
