@@ -37,7 +37,8 @@ class DiffusersUNet(nn.Module):
         if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
             raise ValueError("a UNet2DModel with class labels is not supported: give that of an unconditional model")
         kinds = {name: _with_ending(config[name]) for name in KINDS if config.get(name) is not None}
-        self.module: nn.Module = UNet2DModel(**{**config, **kinds})
+        library: Any = UNet2DModel  # its types are incomplete
+        self.module = library(**{**config, **kinds})
         self.steps = steps
         settings: Any = self.module.config
         self.image_channels = (int(settings.in_channels), int(settings.out_channels))
