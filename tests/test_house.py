@@ -24,7 +24,7 @@ FOLDERS = {
     "metrics": "core degradations data",
     "modules": "core degradations objectives conditioning guidance priors samplers inverse",
     "callbacks": "core degradations data metrics modules samplers",
-    "commands": "core degradations data guidance metrics modules samplers inverse callbacks",
+    "commands": "core degradations networks conditioning data guidance metrics modules samplers inverse callbacks",
 }
 """The folders from the ground up, and those that each of them imports: no others, and all of them.
 

@@ -26,11 +26,12 @@ import diffusion_lightning.networks
 import diffusion_lightning.objectives
 import diffusion_lightning.priors  # noqa: F401
 from diffusion_lightning.callbacks import ImageWriter, RestorationMetrics, TrainingCheckpoint
+from diffusion_lightning.commands import import_checkpoint
 from diffusion_lightning.commands.checkpoints import find_checkpoint
 from diffusion_lightning.commands.configuration import CheckingParser, check_sizes, discarded_arguments, prepare_yaml
 from diffusion_lightning.commands.curves import begin_curves
 from diffusion_lightning.commands.errors import errors_on_one_line
-from diffusion_lightning.commands.help import FIT_OPTIONS, PROGRAM, all_fields, help_text
+from diffusion_lightning.commands.help import FIT_OPTIONS, IMPORT, PROGRAM, all_fields, help_text
 from diffusion_lightning.commands.messages import (
     flag_value,
     hide_advertisements,
@@ -269,6 +270,9 @@ def main(args: Sequence[str] | None = None) -> None:
     signals.install()
     try:
         with errors_on_one_line():
+            if argv[:1] == [IMPORT]:
+                import_checkpoint.main(argv[1:])
+                return
             if "--help-all" in argv:
                 _print_all_help(argv)
             DiffusionCLI(argv)

@@ -9,6 +9,7 @@ from typing import Any
 
 from docstring_parser import parse
 
+from diffusion_lightning.commands import import_checkpoint
 from diffusion_lightning.commands.fields import fields_of_parts
 from diffusion_lightning.commands.trainer import NEED_CHECKPOINT, OWN_COMMANDS, WITHOUT_DATA, DiffusionTrainer
 from diffusion_lightning.guidance import Guidance
@@ -25,7 +26,8 @@ LIGHTNING_COMMANDS = {
 }
 """What Lightning's commands are for, and the arguments of an example. Those of our own are in their docstrings."""
 
-COMMANDS = (*LIGHTNING_COMMANDS, *OWN_COMMANDS)
+IMPORT = "import"
+COMMANDS = (*LIGHTNING_COMMANDS, *OWN_COMMANDS, IMPORT)
 
 OBJECTS = ("self", "trainer", "model", "datamodule", "train_dataloaders", "val_dataloaders", "dataloaders")
 """Arguments of the commands that are built from --model, --data and --trainer."""
@@ -92,6 +94,14 @@ def program_help() -> str:
 
 def command_help(command: str) -> str:
     """What a command is for, its own options, those of the configuration, and an example."""
+    if command == IMPORT:
+        lines = [
+            f"usage: {PROGRAM} {IMPORT} --from FOLDER --output PATH [options]",
+            "",
+            *_wrap(import_checkpoint.PURPOSE),
+        ]
+        lines += ["", "options:", *_table(import_checkpoint.OPTIONS), "", "example:", *_wrap_example(IMPORT)]
+        return "\n".join(lines)
     needs_config = command not in WITHOUT_DATA
     lines = [f"usage: {PROGRAM} {command} {' '.join(_required(command))} [options]", ""]
     lines += [*_wrap(_purpose_and_example(command)[0]), "", "options:", *_table(_options(command)), ""]
@@ -113,6 +123,8 @@ def _required(command: str) -> list[str]:
 
 def _purpose_and_example(command: str) -> tuple[str, str]:
     """One sentence, and the arguments of an example, from the docstring of a command of our own."""
+    if command == IMPORT:
+        return import_checkpoint.PURPOSE, import_checkpoint.EXAMPLE
     if command in LIGHTNING_COMMANDS:
         return LIGHTNING_COMMANDS[command]
     documentation = parse(inspect.getdoc(OWN_COMMANDS[command]) or "")

@@ -27,12 +27,16 @@ class ConditionEmbedding(NamedTuple):
         Raises:
             ValueError: The batch size is not a multiple of the number of images.
         """
-        for part in self:
-            if part is not None and batch_size % len(part):
-                raise ValueError(f"a condition of {len(part)} images for {batch_size}: give as many, or one for all")
-        return ConditionEmbedding(
-            *(None if part is None else part.repeat(batch_size // len(part), *[1] * (part.dim() - 1)) for part in self)
-        )
+        return ConditionEmbedding(*(None if part is None else _repeat(part, batch_size) for part in self))
+
+
+def _repeat(part: Tensor, batch_size: int) -> Tensor:
+    # `len` would fix the batch size of an exported program.
+    if part.shape[0] == batch_size:
+        return part
+    if batch_size % part.shape[0]:
+        raise ValueError(f"a condition of {part.shape[0]} images for {batch_size}: give as many, or one for all")
+    return part.repeat(batch_size // part.shape[0], *[1] * (part.dim() - 1))
 
 
 class Conditioner(ChecksArguments, nn.Module, ABC):

@@ -29,7 +29,7 @@ class GaussianNoise(Degradation):
         if isinstance(schedule, str) and schedule not in SCHEDULES:
             raise ValueError(
                 f"schedule={schedule!r}: choose {' or '.join(SCHEDULES)}, or a noise schedule: "
-                "Cosine, Linear, VP, SubVP, VE, Karras or FlowMatching"
+                "Cosine, Linear, ScaledLinear, VP, SubVP, VE, Karras or FlowMatching"
             )
         self.schedule = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
 

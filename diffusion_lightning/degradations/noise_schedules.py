@@ -99,6 +99,23 @@ class Linear(_DiscreteBeta):
         return torch.linspace(*ends, steps, dtype=torch.float64).clamp(max=0.999)
 
 
+class ScaledLinear(Linear):
+    """Variance preserving, with √β linear: latent diffusion's (2112.10752, code), scaled by 1000/T as ``Linear``.
+
+    Args:
+        beta_start: β_1 at T = 1000.
+        beta_end: β_T at T = 1000.
+    """
+
+    def __init__(self, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:
+        super().__init__(beta_start, beta_end)
+
+    def betas(self, steps: int) -> Tensor:
+        """1000/T · (√beta_start … √beta_end)²."""
+        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, steps, dtype=torch.float64)
+        return (1000 / steps * roots**2).clamp(max=0.999)
+
+
 class VP(NoiseSchedule):
     """The variance-preserving SDE (2011.13456, eq. 32): DDPM's linear β in continuous time.
 

@@ -21,9 +21,10 @@ from diffusion_lightning.modules import resuming
 from diffusion_lightning.modules.divergence import DivergenceGuard
 from diffusion_lightning.modules.resume_checks import DEFAULT_OPTIMIZER, check_checkpoint, check_optimizers
 from diffusion_lightning.modules.schedules import make_scheduler
+from diffusion_lightning.modules.sharing import Shareable
 
 
-class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
+class TrainableModule(ChecksArguments, DivergenceGuard, Shareable, ABC):
     """A LightningModule whose optimizer and scheduler are arguments, and whose arguments are saved in checkpoints.
 
     Args:
@@ -86,11 +87,15 @@ class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
             ValueError: The file is not a checkpoint, or names what it may not.
         """
         settings = (map_location, hparams_file, strict, weights_only is not False)
+        replaced = bool(kwargs)
         with trusting(trust):
             if weights_only is not False:
                 arguments = checked_arguments(checkpoint_path)  # read in any case: it refuses a file that is unsafe
                 kwargs = (arguments if hparams_file is None else {}) | kwargs
-            return super().load_from_checkpoint(checkpoint_path, *settings, **kwargs)
+            module = super().load_from_checkpoint(checkpoint_path, *settings, **kwargs)
+        if replaced:
+            module.discard_arguments()
+        return module
 
     @abstractmethod
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -173,6 +178,7 @@ class TrainableModule(ChecksArguments, DivergenceGuard, ABC):
         Raises:
             ValueError: It does not fit: another optimizer, another degradation, an average without its callback, ….
         """
+        super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING:
             check_checkpoint(self, checkpoint, self.kept_when_resuming)
             if self.trainer.state.fn == TrainerFn.FITTING:

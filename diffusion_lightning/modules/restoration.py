@@ -111,7 +111,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
                 output = self.denoiser(scaled, scalings.c_noise)
             else:
                 embedding = self.conditioner.encode(None) if embedding is None else embedding
-                output = self.denoiser(scaled, scalings.c_noise, **embedding.expand(len(x))._asdict())
+                output = self.denoiser(scaled, scalings.c_noise, **embedding.expand(x.shape[0])._asdict())
         with torch.autocast(x.device.type, enabled=False):
             output = output.to(torch.promote_types(x.dtype, torch.float32))
             return self.parameterization.to_x0(self.degradation, x, t, output, scalings)

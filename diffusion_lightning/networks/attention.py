@@ -26,7 +26,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of x (B, C, H, W)."""
         query, key, value = self.query_key_value(_pixels(self.norm(x))).chunk(3, dim=2)
-        return x + _images(self.output(_attend(query, key, value, self.heads)), x)
+        return x + _images(self.output(attend(query, key, value, self.heads)), x)
 
 
 class CrossAttention(nn.Module):
@@ -50,7 +50,7 @@ class CrossAttention(nn.Module):
         """Attend from the pixels of x (B, C, H, W) to the tokens (B, L, token_dim)."""
         query = self.query(_pixels(self.norm(x)))
         key, value = self.key_value(tokens.to(query.dtype)).chunk(2, dim=2)
-        return x + _images(self.output(_attend(query, key, value, self.heads)), x)
+        return x + _images(self.output(attend(query, key, value, self.heads)), x)
 
 
 class Stage(nn.Module):
@@ -114,7 +114,7 @@ def _images(pixels: Tensor, like: Tensor) -> Tensor:
     return pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head scaled dot-product attention of (B, Q, C) to (B, K, C)."""
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head scaled dot-product attention of the queries (B, Q, C) to (B, K, C)."""
     split = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)

@@ -17,6 +17,7 @@ from diffusion_lightning.networks.blocks import (
     Upsample,
     zero_module,
 )
+from diffusion_lightning.networks.inputs import check_images, check_tokens, pooled_or_zeros
 
 Resample = Literal["convolution", "residual"]
 
@@ -131,19 +132,8 @@ class UNet(nn.Module):
         Raises:
             ValueError: The images have other channels than the network, or a condition does not fit it.
         """
-        if x.ndim != 4:
-            raise ValueError(f"expected images (B, C, H, W), got a shape of {tuple(x.shape)}")
-        if x.shape[1] != self.channels:
-            raise ValueError(
-                f"expected {self.channels} channel{'s' * (self.channels > 1)}, got {x.shape[1]}: "
-                f"set --model.denoiser.channels {x.shape[1]}"
-            )
-        if tokens is not None and tokens.shape[-1] != self.token_dim:
-            own = f"attends to tokens of width {self.token_dim}" if self.token_dim else "attends to no tokens"
-            raise ValueError(
-                f"the network {own}, got tokens of width {tokens.shape[-1]}: "
-                f"set --model.denoiser.token_dim {tokens.shape[-1]}"
-            )
+        check_images(x, self.channels)
+        check_tokens(tokens, self.token_dim)
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.downsampling_factor, 0, -height % self.downsampling_factor), mode="replicate")
         if x.device.type == "cpu":  # convolutions are up to 1.4 times as fast there; elsewhere group norm undoes it
@@ -163,19 +153,8 @@ class UNet(nn.Module):
     def _embed(self, t: Tensor, pooled: Tensor | None) -> Tensor:
         """Embedding (B, E) of the times and the pooled condition."""
         embedding = self.time(t)
-        if self.condition is not None:
-            pooled = t.new_zeros(len(t), self.condition_dim) if pooled is None else pooled
-            if pooled.shape != (len(t), self.condition_dim):
-                raise ValueError(
-                    f"expected a pooled embedding of shape {(len(t), self.condition_dim)}, got {tuple(pooled.shape)}: "
-                    f"set --model.denoiser.condition_dim {pooled.shape[-1]}"
-                )
-            embedding = embedding + self.condition(pooled.to(self.stem.weight.dtype))
-        elif pooled is not None:
-            raise ValueError(
-                f"the network takes no pooled embedding, got one: set --model.denoiser.condition_dim {pooled.shape[-1]}"
-            )
-        return F.silu(embedding)
+        pooled = pooled_or_zeros(pooled, self.condition_dim, embedding)
+        return F.silu(embedding if self.condition is None else embedding + self.condition(pooled))
 
 
 def _check(

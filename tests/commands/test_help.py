@@ -8,6 +8,7 @@ import pytest
 from helpers.runs import CONFIGS, fail
 
 from diffusion_lightning import RestorationModule
+from diffusion_lightning.commands import import_checkpoint
 from diffusion_lightning.commands.help import COMMANDS, OBJECTS, _purpose_and_example
 from diffusion_lightning.commands.trainer import OWN_COMMANDS, DiffusionTrainer
 from diffusion_lightning.data import DegradationDataModule
@@ -97,7 +98,12 @@ def test_no_arguments_print_the_help_with_status_2(tmp_path: Path, capsys: pytes
     assert "usage: diffusion-lightning COMMAND" in failure.text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_import_has_its_options() -> None:
+    flags = [word for word in shlex.split(_purpose_and_example("import")[1]) if word.startswith("--")]
+    assert {option.split()[0] for option in import_checkpoint.OPTIONS} >= {*flags}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "import"])
 def test_the_examples_name_files_and_options_that_exist(command: str) -> None:
     words = shlex.split(_purpose_and_example(command)[1])
     options = inspect.signature(getattr(DiffusionTrainer, command)).parameters

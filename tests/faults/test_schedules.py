@@ -242,7 +242,9 @@ def test_one_cycle_resumed_with_more_epochs_has_the_longer_cycle(tmp_path):
 
 STEPS = {  # what was written as T_max in each file
     **dict.fromkeys(("adversarial", "blur", "class_conditional", "classifier", "ddim", "ddpm", "edm", "flow"), 880),
-    **dict.fromkeys(("improved_ddpm", "ncsn", "noise", "score_sde_ve", "score_sde_vp", "warm_blur"), 880),
+    **dict.fromkeys(
+        ("improved_ddpm", "ncsn", "noise", "score_sde_ve", "score_sde_vp", "transformer", "warm_blur"), 880
+    ),
     **dict.fromkeys(("fade", "pixelate", "snow", "transform"), 660),
     "animorphosis": 900,
     "desaturate": 884,

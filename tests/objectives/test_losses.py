@@ -51,6 +51,12 @@ def test_power_weights_are_constant_below_1_over_T(exponent):
     assert weight.tolist() == pytest.approx([time**exponent for time in (0.1, 0.1, 0.1, 0.4, 1.0)], rel=1e-14)
 
 
+def test_a_clipped_power_weight_has_an_upper_bound():
+    t = torch.tensor([0.01, 0.05, 0.1, 1.0], dtype=torch.float64)
+    weight = PowerWeight(-2.0, clip=400.0)(GaussianNoise(steps=1000), t)
+    assert weight.tolist() == pytest.approx([400, 400, 100, 1], rel=1e-14)
+
+
 @pytest.mark.parametrize(
     ("weight", "target", "case"),
     [
