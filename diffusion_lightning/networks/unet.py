@@ -27,6 +27,7 @@ class UNet(UNetBase):
     Each level halves the resolution: a stage of residual blocks on the way down, and one on the way up, to which the
     outputs of the first are added. The last layer of every residual branch, and the output layer, start at zero.
     Images whose sides are not a multiple of the coarsest factor are padded internally with their last row and column.
+    For the networks of papers, whose skips are concatenated, see ``DDPMUNet``.
 
     Parameters, for 3 channels, as (`width`, `multipliers`, `blocks`): 0.15 M (16, [1, 1, 2], 2), 0.4 M (24, [1, 2], 3),
     1.3 M (32, [1, 2, 2], 3), 3.6 M by default, 35 M (200, [1, 2, 2], 2), 57 M (144, [1, 2, 4], 3). They grow with the

@@ -227,6 +227,15 @@ def test_it_starts_at_zero_and_depends_on_each_image_and_time(make):
     assert isinstance(network, Network)
 
 
+@every_network
+def test_bfloat16_gives_about_the_same_output(make):
+    network = randomized(make())
+    inputs = torch.randn(2, 1, 8, 8), torch.rand(2), *conditions(network, 2)
+    exact = network(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (network(*inputs) - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
 def test_norms_have_groups_of_four_channels_or_more():
     counts = {channels: group_norm(channels).num_groups for channels in (8, 24, 96, 128, 136, 384)}
     assert counts == {8: 2, 24: 6, 96: 24, 128: 32, 136: 17, 384: 32}
