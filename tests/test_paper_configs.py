@@ -9,8 +9,8 @@ from helpers.files import accept_any_checksum, write_cifar, write_idx, write_pho
 from helpers.paper import CONDITIONAL, PRINTED, PUBLISHED, channels, header, settings, side
 from helpers.runs import CONFIGS, QUIET, pixels_of, run
 
+from diffusion_lightning import networks
 from diffusion_lightning.metrics import InceptionV3
-from diffusion_lightning.networks import UNet
 
 SMALL = [
     *("--model.denoiser.init_args.width=8", "--data.batch_size=2", "--data.num_workers=0"),
@@ -40,6 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         accept_any_checksum(patch)
         patch.setattr(InceptionV3, "prepare", lambda self, cache_dir: None)
         yield folder
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_header_has_the_number_of_parameters(name: str) -> None:
+    part = settings(name)["model"]["denoiser"]
+    with torch.device("meta"):
+        network = getattr(networks, part["class_path"])(**part["init_args"])
+    assert f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters" in header(name)
 
 
 def test_every_file_is_an_experiment_of_a_paper() -> None:
@@ -130,11 +138,12 @@ def test_images_are_augmented_as_in_the_released_code(name: str) -> None:
 
 @every_config
 def test_the_network_has_the_paper_s_widths(name: str) -> None:
-    network = settings(name)["model"]["denoiser"]["init_args"]
+    part = settings(name)["model"]["denoiser"]
+    network = part["init_args"]
     deep = name.endswith("cifar10") and not name.startswith(("snow", "desaturate"))
     widths = (128, [1, 2, 2, 2], 2, 0.1) if deep else (64, [1, 2, 4, 8], 2, 0)
     assert (network["width"], network["multipliers"], network["blocks"], network.get("dropout", 0)) == widths
     assert network["channels"] == channels(name)
     with torch.device("meta"):
-        number = sum(p.numel() for p in UNet(**network).parameters())
+        number = sum(p.numel() for p in getattr(networks, part["class_path"])(**network).parameters())
     assert f"{number / 1e6:.1f} M parameters" in header(name)

@@ -25,8 +25,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of x (B, C, H, W)."""
-        query, key, value = self.query_key_value(_pixels(self.norm(x))).chunk(3, dim=2)
-        return x + _images(self.output(attend(query, key, value, self.heads)), x)
+        query, key, value = self.query_key_value(to_pixels(self.norm(x))).chunk(3, dim=2)
+        return x + to_images(self.output(attend(query, key, value, self.heads)), x)
 
 
 class CrossAttention(nn.Module):
@@ -48,9 +48,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Attend from the pixels of x (B, C, H, W) to the tokens (B, L, token_dim)."""
-        query = self.query(_pixels(self.norm(x)))
+        query = self.query(to_pixels(self.norm(x)))
         key, value = self.key_value(tokens.to(query.dtype)).chunk(2, dim=2)
-        return x + _images(self.output(attend(query, key, value, self.heads)), x)
+        return x + to_images(self.output(attend(query, key, value, self.heads)), x)
 
 
 class Stage(nn.Module):
@@ -103,18 +103,18 @@ class Stage(nn.Module):
         return x, outputs
 
 
-def _pixels(x: Tensor) -> Tensor:
+def to_pixels(x: Tensor) -> Tensor:
     """(B, C, H, W) to (B, HW, C); a view if channels are last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _images(pixels: Tensor, like: Tensor) -> Tensor:
+def to_images(pixels: Tensor, like: Tensor) -> Tensor:
     """(B, HW, C) to the shape of `like`."""
     batch, channels, height, width = like.shape
     return pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head scaled dot-product attention of the queries (B, Q, C) to (B, K, C)."""
+    """Multi-head scaled dot-product attention of (B, Q, C) to (B, K, C)."""
     split = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)

@@ -49,10 +49,13 @@ class TimeEmbedding(nn.Module):
         for layer in (self.inner, self.outer):  # torch's default is small: t would have little effect at first
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
+    def encode(self, t: Tensor) -> Tensor:
+        """The features of t (B,): float32 (B, features)."""
+        return timestep_embedding(t, self.features)
+
     def forward(self, t: Tensor) -> Tensor:
         """Embed t (B,)."""
-        features = timestep_embedding(t, self.features).to(self.inner.weight.dtype)
-        return self.outer(F.silu(self.inner(features)))
+        return self.outer(F.silu(self.inner(self.encode(t).to(self.inner.weight.dtype))))
 
 
 class ResidualBlock(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_lightning.networks.attention import Attention, Stage
+from diffusion_lightning.networks.base import pad_to_multiple
 from diffusion_lightning.networks.blocks import GROUP_SIZE, Downsample, TimeEmbedding
 
 
@@ -49,8 +50,7 @@ class UNetClassifier(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits (B, classes) of the images x (B, C, H, W) at the severities t (B,)."""
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
+        x = pad_to_multiple(x, self.factor)
         embedding = F.silu(self.time(t))
         x = self.stem(x.to(self.stem.weight.dtype))
         for level, stage in enumerate(self.stages):

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_lightning.networks.attention import attend
+from diffusion_lightning.networks.base import ImageNetwork
 from diffusion_lightning.networks.blocks import TimeEmbedding, zero_module
-from diffusion_lightning.networks.inputs import check_images, check_tokens, pooled_or_zeros
 
 TIME_FEATURES = 256
 ROTARY_BASE = 100.0
 """Of the frequencies of the positions: the slowest turns by one radian in about this many patches."""
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(ImageNetwork):
     """A transformer denoiser for images of any height and width, with the severity t of each image as an input.
 
     Images whose sides are not a multiple of `patch` are padded internally with their last row and column. The residual
@@ -55,7 +55,6 @@ class DiffusionTransformer(nn.Module):
         token_dim: int = 0,
         out_channels: int | None = None,
     ) -> None:
-        super().__init__()
         counts = {"channels": channels, "patch": patch, "width": width, "depth": depth, "heads": heads}
         for name, value in {**counts, "bottleneck": bottleneck, "out_channels": out_channels}.items():
             if value is not None and value < 1:
@@ -73,16 +72,10 @@ class DiffusionTransformer(nn.Module):
             raise ValueError(
                 f"condition_dim and token_dim must not be negative, got {condition_dim} and {token_dim}: 0 is none"
             )
-        self.channels = channels
-        self.image_channels = (channels, channels if out_channels is None else out_channels)
-        self.downsampling_factor = patch
+        image_channels = (channels, channels if out_channels is None else out_channels)
+        time = TimeEmbedding(TIME_FEATURES, width)
+        super().__init__(image_channels, time, width, patch, condition_dim, token_dim, self_attention=True)
         self.head_channels = width // heads
-        self.self_attention = True
-        self.condition_dim = condition_dim
-        self.token_dim = token_dim
-
-        self.time = TimeEmbedding(TIME_FEATURES, width)
-        self.condition = nn.Linear(condition_dim, width) if condition_dim else None
         first = nn.Conv2d(channels, bottleneck or width, patch, stride=patch)
         self.patches = first if bottleneck is None else nn.Sequential(first, nn.Conv2d(bottleneck, width, 1))
         hidden = round(mlp_ratio * width * 2 / 3)
@@ -91,41 +84,18 @@ class DiffusionTransformer(nn.Module):
         self.modulation = zero_module(nn.Linear(width, 2 * width))
         self.output = zero_module(nn.Linear(width, patch**2 * self.image_channels[1]))
 
-    def forward(self, x: Tensor, t: Tensor, pooled: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """The network's output.
-
-        Args:
-            x: Images, float (B, C, H, W).
-            t: Severities, float32 (B,) in [0, 1].
-            pooled: Pooled condition embedding, float (B, condition_dim); None is zeros.
-            tokens: Context tokens, float (B, L, token_dim); the cross-attention is skipped if None.
-
-        Returns:
-            (B, out_channels, H, W).
-
-        Raises:
-            ValueError: The images have other channels than the network, or a condition does not fit it.
-        """
-        check_images(x, self.channels)
-        check_tokens(tokens, self.token_dim)
-        height, width = x.shape[-2:]
-        patch = self.downsampling_factor
-        x = self.patches(F.pad(x, (0, -width % patch, 0, -height % patch), mode="replicate"))
+    def layers(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        """See ``ImageNetwork.layers``."""
+        x = self.patches(x)
         rows, columns = x.shape[-2:]
         angles = rotary_angles(rows, columns, self.head_channels, x.device)
-        embedding = self.time(t)
-        pooled = pooled_or_zeros(pooled, self.condition_dim, embedding)
-        if self.condition is not None:
-            embedding = embedding + self.condition(pooled)
-        embedding = F.silu(embedding)
-
         x = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = block(x, embedding, angles, tokens)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
         x = self.output(self.norm(x) * (1 + scale) + shift)
         x = x.transpose(1, 2).unflatten(2, (rows, columns))
-        return F.pixel_shuffle(x, patch)[..., :height, :width]
+        return F.pixel_shuffle(x, self.downsampling_factor)
 
 
 class TransformerBlock(nn.Module):

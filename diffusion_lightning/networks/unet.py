@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_lightning.networks.attention import Stage
+from diffusion_lightning.networks.base import ImageNetwork, check_levels, check_sizes
 from diffusion_lightning.networks.blocks import (
     GROUP_SIZE,
     Downsample,
@@ -17,17 +17,17 @@ from diffusion_lightning.networks.blocks import (
     Upsample,
     zero_module,
 )
-from diffusion_lightning.networks.inputs import check_images, check_tokens, pooled_or_zeros
 
 Resample = Literal["convolution", "residual"]
 
 
-class UNet(nn.Module):
+class UNet(ImageNetwork):
     """A U-Net for images of any height and width, with the severity t of each image as an input.
 
     Each level halves the resolution: a stage of residual blocks on the way down, and one on the way up, to which the
     outputs of the first are added. The last layer of every residual branch, and the output layer, start at zero.
     Images whose sides are not a multiple of the coarsest factor are padded internally with their last row and column.
+    For the networks of papers, whose skips are concatenated, see ``DDPMUNet``.
 
     Parameters, for 3 channels, as (`width`, `multipliers`, `blocks`): 0.15 M (16, [1, 1, 2], 2), 0.4 M (24, [1, 2], 3),
     1.3 M (32, [1, 2, 2], 3), 3.6 M by default, 35 M (200, [1, 2, 2], 2), 57 M (144, [1, 2, 4], 3). They grow with the
@@ -66,26 +66,28 @@ class UNet(nn.Module):
         resample: Resample = "convolution",
         out_channels: int | None = None,
     ) -> None:
-        super().__init__()
-        _check(channels, width, multipliers, blocks, dropout, condition_dim, out_channels)
-        _check_attention(token_dim, cross_attention, head_channels)
+        check_sizes(channels, width, multipliers, blocks, dropout, condition_dim, token_dim, out_channels)
+        if cross_attention is not None and not token_dim:
+            raise ValueError("cross_attention needs tokens to attend to: set token_dim to their width")
+        if head_channels < 1:
+            raise ValueError(f"head_channels must be at least 1, got {head_channels}: 32 or 64 are usual")
         if resample not in get_args(Resample):
             raise ValueError(f"resample must be convolution or residual, got {resample}")
         factors = [2**level for level in range(len(multipliers))]
         attention = factors[-1:] if attention is None else attention
         cross_attention = (attention if cross_attention is None else cross_attention) if token_dim else []
-        for name, chosen in (("attention", attention), ("cross_attention", cross_attention)):
-            if unknown := sorted(set(chosen) - set(factors)):
-                raise ValueError(
-                    f"{name} {unknown} is at no level: {len(factors)} multipliers make the factors {factors}"
-                )
-        self.channels = channels
-        self.image_channels = (channels, channels if out_channels is None else out_channels)
-        self.downsampling_factor = factors[-1]
-        self.self_attention = bool(attention)
-        self.condition_dim = condition_dim
-        self.token_dim = token_dim
+        check_levels("attention", attention, factors)
+        check_levels("cross_attention", cross_attention, factors)
         embedding = 2 * width
+        super().__init__(
+            (channels, channels if out_channels is None else out_channels),
+            TimeEmbedding(width, embedding),
+            embedding,
+            factors[-1],
+            condition_dim,
+            token_dim,
+            self_attention=bool(attention),
+        )
         widths = [width * multiplier for multiplier in multipliers]
 
         def stages() -> nn.ModuleList:
@@ -107,8 +109,6 @@ class UNet(nn.Module):
                 return nn.ModuleList(ResidualResample(*pair, embedding, up) for pair in pairs)
             return nn.ModuleList((Upsample if up else Downsample)(*pair) for pair in pairs)
 
-        self.time = TimeEmbedding(width, embedding)
-        self.condition = nn.Linear(condition_dim, embedding) if condition_dim else None
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = stages()
         self.downsample = resamplers(pairwise(widths), up=False)
@@ -117,29 +117,8 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(widths[0] // GROUP_SIZE, widths[0])
         self.output = zero_module(nn.Conv2d(widths[0], self.image_channels[1], 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, pooled: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """The network's output.
-
-        Args:
-            x: Images, float (B, C, H, W).
-            t: Severities, float32 (B,) in [0, 1].
-            pooled: Pooled condition embedding, float (B, condition_dim); None is zeros.
-            tokens: Context tokens, float (B, L, token_dim); the cross-attention is skipped if None.
-
-        Returns:
-            (B, out_channels, H, W).
-
-        Raises:
-            ValueError: The images have other channels than the network, or a condition does not fit it.
-        """
-        check_images(x, self.channels)
-        check_tokens(tokens, self.token_dim)
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.downsampling_factor, 0, -height % self.downsampling_factor), mode="replicate")
-        if x.device.type == "cpu":  # convolutions are up to 1.4 times as fast there; elsewhere group norm undoes it
-            x = x.contiguous(memory_format=torch.channels_last)
-        embedding = self._embed(t, pooled)
-
+    def layers(self, x: Tensor, embedding: Tensor, tokens: Tensor | None) -> Tensor:
+        """See ``ImageNetwork.layers``."""
         x = self.stem(x)
         skips = []
         for level, stage in enumerate(self.down):
@@ -148,47 +127,4 @@ class UNet(nn.Module):
         x, _ = self.up[-1](x, embedding, tokens)  # the coarsest level has no skip connection
         for level in reversed(range(len(self.upsample))):
             x, _ = self.up[level](self.upsample[level](x, embedding), embedding, tokens, skips[level])
-        return self.output(F.silu(self.norm(x)))[..., :height, :width]
-
-    def _embed(self, t: Tensor, pooled: Tensor | None) -> Tensor:
-        """Embedding (B, E) of the times and the pooled condition."""
-        embedding = self.time(t)
-        pooled = pooled_or_zeros(pooled, self.condition_dim, embedding)
-        return F.silu(embedding if self.condition is None else embedding + self.condition(pooled))
-
-
-def _check(
-    channels: int,
-    width: int,
-    multipliers: Sequence[int],
-    blocks: int,
-    dropout: float,
-    condition_dim: int,
-    out_channels: int | None,
-) -> None:
-    """Check the arguments; errors name the value and the remedy."""
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}: 1 is grey, 3 is RGB")
-    if out_channels is not None and out_channels < 1:
-        raise ValueError(f"out_channels must be at least 1, got {out_channels}: leave it out for as many as channels")
-    if width < 1 or width % GROUP_SIZE:
-        nearest = max(GROUP_SIZE, round(width / GROUP_SIZE) * GROUP_SIZE)
-        raise ValueError(f"width must be a positive multiple of {GROUP_SIZE}, got {width}: use {nearest}")
-    if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers must be integers of at least 1, got {list(multipliers)}: for example [1, 2, 2]")
-    if blocks < 1:
-        raise ValueError(f"blocks must be at least 1, got {blocks}: 1 to 3 are usual")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}: 0 to 0.3 are usual")
-    if condition_dim < 0:
-        raise ValueError(f"condition_dim must not be negative, got {condition_dim}: 0 is no condition")
-
-
-def _check_attention(token_dim: int, cross_attention: Sequence[int] | None, head_channels: int) -> None:
-    """Check the arguments of the attention; errors name the value and the remedy."""
-    if token_dim < 0:
-        raise ValueError(f"token_dim must not be negative, got {token_dim}: 0 is no tokens")
-    if cross_attention is not None and not token_dim:
-        raise ValueError("cross_attention needs tokens to attend to: set token_dim to their width")
-    if head_channels < 1:
-        raise ValueError(f"head_channels must be at least 1, got {head_channels}: 32 or 64 are usual")
+        return self.output(F.silu(self.norm(x)))

@@ -36,8 +36,9 @@ from diffusion_lightning.guidance.base import clip_denoised
 from diffusion_lightning.metrics.likelihood import dequantize, exact_probes, flow_log_likelihood, rademacher
 from diffusion_lightning.metrics.restoration import restoration_metrics
 from diffusion_lightning.metrics.variational_bound import variational_bound
-from diffusion_lightning.networks import Discriminator, UNet, UNetClassifier
+from diffusion_lightning.networks import ADMClassifier, Discriminator, NCSNpp, UNet, UNetClassifier
 from diffusion_lightning.networks.blocks import timestep_embedding
+from diffusion_lightning.networks.time_embedding import SinusoidalEmbedding
 from diffusion_lightning.objectives import (
     EDM,
     L1,
@@ -267,11 +268,21 @@ def test_restoration_scores_do_not_depend_on_the_default_dtype(dtype):
 
 @under_another_default
 def test_time_features_do_not_depend_on_the_default_dtype(dtype):
-    assert_independent_of_default(lambda: timestep_embedding(times(), 32), dtype)
+    sinusoidal = SinusoidalEmbedding(32, 8)
+    assert_independent_of_default(lambda: (timestep_embedding(times(), 32), sinusoidal.encode(times())), dtype)
 
 
 @under_another_default
-@pytest.mark.parametrize("network", [UNet(3, 8, [1, 2], 1), UNetClassifier(4, 3, 8, [1, 2], 1)], ids=["UNet", "ADM"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        UNet(3, 8, [1, 2], 1),
+        UNetClassifier(4, 3, 8, [1, 2], 1),
+        NCSNpp(width=8, multipliers=[1, 2], blocks=1),
+        ADMClassifier(4, 16, 3, 8, [1, 2], 1, [2], pool="mean"),
+    ],
+    ids=lambda network: type(network).__name__,
+)
 def test_a_network_does_not_depend_on_the_default_dtype(network, dtype):
     network.eval()
     assert_independent_of_default(lambda: network(images(), times()).detach(), dtype)
