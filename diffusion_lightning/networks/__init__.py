@@ -4,7 +4,8 @@ from diffusion_lightning.networks.adapter import Adapter
 from diffusion_lightning.networks.base import Network
 from diffusion_lightning.networks.classifier import UNetClassifier
 from diffusion_lightning.networks.discriminator import Discriminator
+from diffusion_lightning.networks.patch_severity import PatchSeverityEstimator
 from diffusion_lightning.networks.severity import SeverityEstimator
 from diffusion_lightning.networks.unet import UNet
 
-__all__ = ["Adapter", "Discriminator", "Network", "SeverityEstimator", "UNet", "UNetClassifier"]
+__all__ = ["Adapter", "Discriminator", "Network", "PatchSeverityEstimator", "SeverityEstimator", "UNet", "UNetClassifier"]
