@@ -21,8 +21,7 @@ from diffusion_lightning.core.images import from_uint8, quantize, to_unit
 from diffusion_lightning.core.types import RestorationBatch
 from diffusion_lightning.data import DegradationDataModule, Digits, Emoji, Photographs, degrade
 
-PHOTOGRAPHS, EMOJI = ("photo_blur", "photo_pixelate"), {"imagenet_c": 32, "desaturate": 24}
-CONFIGS = ("blur", "noise", "pixelate", "fade", "snow", "transform", *EMOJI, *PHOTOGRAPHS)
+CONFIGS = ("blur", "noise", "pixelate", "fade", "snow", "transform", "imagenet_c", "photo_pixelate")
 SEVERITIES = 8
 PART = 192
 """Height and width in pixels of the part of a whole photograph that is restored."""
@@ -30,9 +29,9 @@ PART = 192
 
 def data_of(name: str) -> DegradationDataModule:
     """The data of a config."""
-    if name in PHOTOGRAPHS:
+    if name == "photo_pixelate":
         return Photographs(size=48, seed=0)
-    return Emoji(size=EMOJI[name], groups=None, root="data", seed=0) if name in EMOJI else Digits(size=16, seed=0)
+    return Emoji(size=32, groups=None, root="data", seed=0) if name == "imagenet_c" else Digits(size=16, seed=0)
 
 
 def images_of(name: str, number: int, whole: bool) -> list[Tensor]:
