@@ -75,7 +75,7 @@ class PatchSeverityEstimator(nn.Module):
 
     def _features(self, x: Tensor) -> Tensor:
         """Features of each patch: (B, patches, features), each of the order of 1."""
-        grid = [max(1, round(side / self.size)) for side in x.shape[2:]]
+        grid = max(1, round(x.shape[2] / self.size)), max(1, round(x.shape[3] / self.size))
 
         def mean(values: Tensor) -> Tensor:
             """Over the positions of each patch: (B, patches, channels)."""
