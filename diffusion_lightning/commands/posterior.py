@@ -92,6 +92,11 @@ def summary(posterior: Posterior) -> str:
     return f"{measurement} at t = {posterior.severity:g}{noise} by {method}"
 
 
+def method_name(posterior: Posterior | None) -> str:
+    """The name of a method on the command line."""
+    return "cold" if posterior is None else next(name for name, kind in METHODS.items() if kind is type(posterior))
+
+
 def _try(posterior: Posterior, module: RestorationModule) -> None:
     """Condition a trivial denoiser on a black image, so that a method that does not suit is refused at the start."""
     y = torch.zeros(1, *module.image_shape, dtype=torch.float32)

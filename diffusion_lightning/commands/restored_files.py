@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusion_lightning.callbacks.writer import BatchWriter
 from diffusion_lightning.commands.inputs import UserImages
+from diffusion_lightning.commands.posterior import method_name
 from diffusion_lightning.commands.results import FAILED, Result, ResultsTable
 from diffusion_lightning.core.encoding import FileFormat, ImageWriteError
 from diffusion_lightning.core.files import check_outputs, is_special, written_request
@@ -170,13 +171,14 @@ class RestorationWriter(BatchWriter):
     def write_batch(self, module: LightningModule, images: Tensor, batch: RestorationBatch) -> None:
         """Write each image, and its row."""
         assert batch.index is not None
-        seed = str(as_restoration_module(module).sampling.seed)
+        sampling = as_restoration_module(module).sampling
+        how = {"seed": str(sampling.seed), "method": method_name(sampling.posterior)}
         for image, index, t in zip(images, batch.index.tolist(), batch.t.tolist(), strict=True):
-            row = self.row(index, t, len(images))._replace(seed=seed)
+            row = self.row(index, t, len(images))._replace(**how)
             self.files.write(index, image, self.inputs.originals.pop(index), row, t == 0)
 
     def row(self, index: int, t: float, images: int) -> Result:
-        """The row of an image of the severity t in a batch of so many, without name, size and seed."""
+        """The row of an image of the severity t in a batch of so many, without name, size, seed and method."""
         seconds = (time.perf_counter() - self._start) / images
         row = Result("", severity=f"{t:.4g}", seconds=f"{seconds:.3g}")
         if index not in self.inputs.estimates:

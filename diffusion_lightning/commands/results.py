@@ -21,6 +21,7 @@ class Result(NamedTuple):
         severity: The severity t from which it was restored.
         estimated_severity: The estimate that ``severity`` is rounded from, if it was estimated.
         severity_std: The standard deviation of the estimate.
+        method: ``cold``, or the name of the posterior sampling method.
         seconds: The time that it took, an equal part of its batch's.
         seed: The random seed.
         status: ``restored``, or ``failed: `` and the reason.
@@ -35,6 +36,7 @@ class Result(NamedTuple):
     severity: str = ""
     estimated_severity: str = ""
     severity_std: str = ""
+    method: str = ""
     seconds: str = ""
     seed: str = ""
     status: str = RESTORED
@@ -78,12 +80,16 @@ class ResultsTable:
             file.write(_lines([Result._fields, result] if file.tell() == 0 else [result]))
 
     def read(self) -> dict[str, Result]:
-        """The last row of each file, by its name; rows that are not whole are left out."""
+        """The last row of each file, by its name; rows that are not whole are left out.
+
+        The columns are those that the table names: one of an older version has fewer.
+        """
         if not self.path.is_file():
             return {}
         with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = [Result(*row) for row in csv.reader(file) if len(row) == len(Result._fields)]
-        return {row.file: row for row in rows if row != Result._fields}
+            columns, *rows = csv.reader(file)
+        whole = [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns) and row != columns]
+        return {row["file"]: Result(**row) for row in whole}
 
     def write(self, results: Iterable[Result]) -> None:
         """Replace the table by these rows, in the order of their names."""
@@ -99,4 +105,5 @@ def _lines(rows: Iterable[tuple[str, ...]]) -> bytes:
 
 def _is_own(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.readline() == _lines([Result._fields])
+        columns = file.readline().decode("utf-8", "replace").rstrip("\n").split(",")
+    return columns[:3] == [*Result._fields[:3]] and set(columns) <= set(Result._fields)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from rich import get_console
 from torch import Tensor
 
+from diffusion_lightning.commands.posterior import method_name
 from diffusion_lightning.commands.restored_files import RestorationWriter, RestoredFiles
 from diffusion_lightning.commands.results import Result
 from diffusion_lightning.core import rng
@@ -128,6 +129,7 @@ class SamplesWriter(RestorationWriter):
             save_image(from_unit((spread / WHITE).clamp(max=1)), self.files.spread(index), sheet=True)
             row = self.row(index, t, len(images))
             row = row._replace(seed=f"{first}-{first + number - 1}", spread=f"{float(spread.mean()):.4f}")
+            row = row._replace(method=method_name(restoration.sampling.posterior))
             self.files.write(index, mean[i], original, row, t == 0)
 
     def _samples(self, module: RestorationModule, first: Tensor, batch: RestorationBatch) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from diffusion_lightning.networks.classifier import UNetClassifier
 from diffusion_lightning.networks.ddpm_unet import DDPMUNet
 from diffusion_lightning.networks.diffusers_unet import DiffusersUNet
 from diffusion_lightning.networks.discriminator import Discriminator
+from diffusion_lightning.networks.patch_severity import PatchSeverityEstimator
 from diffusion_lightning.networks.published_unets import ADMUNet, DDPMpp, NCSNpp
 from diffusion_lightning.networks.severity import SeverityEstimator
 from diffusion_lightning.networks.transformer import DiffusionTransformer
@@ -23,6 +24,7 @@ __all__ = [
     "Discriminator",
     "NCSNpp",
     "Network",
+    "PatchSeverityEstimator",
     "SeverityEstimator",
     "UNet",
     "UNetClassifier",

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import QUIET, Stored, fail, pixels_of, tiny_module, write_images
+from helpers.runs import QUIET, Stored, fail, pixels_of, rows, tiny_module, write_images
 from PIL import Image
 from test_restore import trainer_in
 
@@ -81,13 +81,14 @@ def test_another_measurement_restores_the_images_again(tmp_path: Path) -> None:
     assert restored(**blurs[0]) != restored(**blurs[1])
     for other in ({"measurement": Pixelate(steps=2)}, {"noise": 0.3}, {"severity": 0.5}, {"method": "mmps"}):
         assert restored(**other) != first
+    assert rows(folder)["image_00.png"]["method"] == "mmps"
 
 
 def test_the_noise_is_estimated_within_a_tenth(tmp_path: Path) -> None:
-    rows = np.linspace(60, 200, 64)
+    lines = np.linspace(60, 200, 64)
     (tmp_path / "in").mkdir()
     for i in range(3):
-        noisy = rows[:, None] + rows / 4 + 12.75 * np.random.default_rng(i).standard_normal((64, 64))
+        noisy = lines[:, None] + lines / 4 + 12.75 * np.random.default_rng(i).standard_normal((64, 64))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / f"in/{i}.png")
     made = module()
     trainer_in(tmp_path).restore(

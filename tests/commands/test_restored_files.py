@@ -82,7 +82,8 @@ def test_all_good_files_are_restored_and_all_bad_ones_named(
     assert list(table) == sorted([*good, *BAD])
     assert {name for name, row in table.items() if row["status"].startswith("failed: ")} == set(BAD)
     row = table["00.png"]
-    assert (row["size"], row["severity"], row["seed"], row["status"]) == ("8x8", "1", "0", "restored")
+    values = {name: row[name] for name in ("size", "severity", "method", "seed", "status")}
+    assert values == {"size": "8x8", "severity": "1", "method": "cold", "seed": "0", "status": "restored"}
     assert 0 < float(row["seconds"]) < 60
 
 
@@ -199,6 +200,19 @@ def test_an_output_inside_the_input_is_not_restored_again(
         assert "Restoring 2 image(s)" in capsys.readouterr().out
     assert files(tmp_path / "in") >= {"out/image_00.png", "out/image_01.png", "out/results.csv"}
     assert not (tmp_path / "in/out/out").exists()
+
+
+def test_the_table_of_an_older_version_is_continued(tmp_path: Path, checkpoint: Path) -> None:
+    """It had no column ``method``."""
+    write_images(tmp_path / "in", 1, mode="L")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/results.csv").write_text("file,size,severity,seed,status\nold.png,8x8,0.5,3,restored\nold")
+    run(tmp_path, *words(checkpoint))
+    table = rows(tmp_path / "out")
+    assert {name: (row["severity"], row["seed"], row["method"]) for name, row in table.items()} == {
+        "image_00.png": ("1", "0", "cold"),
+        "old.png": ("0.5", "3", ""),
+    }
 
 
 def test_the_table_of_another_program_is_not_overwritten(
