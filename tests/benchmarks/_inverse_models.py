@@ -34,7 +34,9 @@ def bridge(kind: str, pairs: Part) -> Part:
     return {"class_path": "Bridge", "init_args": {"kind": kind, "steps": 10, "noise": noise, "pairs": pairs}}
 
 
-def trained_on(name: str, degradation: Part, config: str = "blur", sampler: str = "ProbabilityFlow") -> RestorationModule:
+def trained_on(
+    name: str, degradation: Part, config: str = "blur", sampler: str = "ProbabilityFlow"
+) -> RestorationModule:
     """The model of a degradation, for inference.
 
     Args:
