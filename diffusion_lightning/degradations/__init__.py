@@ -8,6 +8,7 @@ from diffusion_lightning.degradations.compose import Compose
 from diffusion_lightning.degradations.desaturate import Desaturate
 from diffusion_lightning.degradations.fade import Fade
 from diffusion_lightning.degradations.imagenet_c import ImageNetC
+from diffusion_lightning.degradations.mask import Mask
 from diffusion_lightning.degradations.noise import GaussianNoise
 from diffusion_lightning.degradations.pixelate import Pixelate
 from diffusion_lightning.degradations.snow import Snow
@@ -23,6 +24,7 @@ __all__ = [
     "GaussianBlur",
     "GaussianNoise",
     "ImageNetC",
+    "Mask",
     "Pixelate",
     "Snow",
     "Transform",

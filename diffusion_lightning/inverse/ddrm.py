@@ -49,7 +49,7 @@ class DDRM(Posterior):
 
     def correct(self, estimate: Estimate) -> Tensor:
         """The prediction with components of y."""
-        components = SingularComponents(estimate.measurement, estimate.x0, self.noise)
+        components = singular_components(estimate.measurement, estimate.x0, self.noise)
         level = append_dims(estimate.degradation.noise_level(estimate.t.double()).clamp(max=1), estimate.x0)
         known = components.known & (components.noise <= level)
         prior = components.Vt(estimate.x0)
@@ -94,6 +94,12 @@ class SingularComponents:
         self.noise = torch.where(self.known, noise * inverse, torch.inf).to(like)
 
 
+def singular_components(measurement: Measurement, like: Tensor, noise: float) -> SingularComponents:
+    """The ``SingularComponents`` of a measurement, computed once for images of one shape, type and device."""
+    key = (like.shape, like.dtype, like.device, noise)
+    return measurement.keep(key, lambda: SingularComponents(measurement, like, noise))
+
+
 class DDRMSteps(FreshNoise):
     """The paper's steps (equation 8 there, in units of x_0/α_t), for the denoiser of ``DDRM``.
 
@@ -117,18 +123,19 @@ class DDRMSteps(FreshNoise):
         if not (isinstance(denoiser, ConditionedDenoiser) and isinstance(denoiser.method, DDRM)):
             raise ValueError("DDRMSteps needs the denoiser that DDRM conditions: use another sampler, such as DDIM")
         x0 = denoiser.prior(x, times_like(x, t)).x0.to(x.dtype)
-        components = SingularComponents(denoiser.measurement, x0, denoiser.method.noise)
+        components = singular_components(denoiser.measurement, x0, denoiser.method.noise)
         eta_b, eta = denoiser.method.eta_b, self.eta
         alpha, sigma = alpha_at(state.degradation, s), sigma_at(state.degradation, s)
         kappa, zeta = self.coefficients(state.degradation, t, s)
 
-        prior, y, noise = components.Vt(x0), components.y, components.noise
-        mean = alpha * prior + kappa * components.Vt(x - state.degrade(x0, t))
-        of_y = alpha * prior + (1 - eta**2) ** 0.5 * sigma * (y - prior) / noise
-        mean = torch.where(components.known & (noise > 0), of_y, mean)
-        std = torch.full_like(mean, zeta)
-        precise = components.known & (sigma >= alpha * noise)
-        mean = torch.where(precise, alpha * torch.lerp(prior, y, eta_b), mean)
-        std = torch.where(precise, (sigma**2 - (eta_b * alpha * noise) ** 2).clamp(min=0).sqrt(), std)
+        # The weights have one value for each component, and none for each image where A is the same for all.
+        noise, known = components.noise, components.known
+        precise = known & (sigma >= alpha * noise)
+        kept = torch.full_like(noise, kappa).masked_fill(known, 0)  # of the noise of x_t
+        of_y = torch.where(known, (1 - eta**2) ** 0.5 * sigma / noise, 0.0)  # of ȳ − x̂_0
+        of_y = torch.where(precise, alpha * eta_b, of_y)
+        std = torch.where(precise, (sigma**2 - (eta_b * alpha * noise) ** 2).clamp(min=0).sqrt(), zeta)
+        prior = components.Vt(x0)
+        mean = alpha * prior + of_y * (components.y - prior) + kept * components.Vt(x - state.degrade(x0, t))
         fresh = components.Vt(rng.normal(x.shape, state.generator, like=x))
         return x0, components.V(mean + std * fresh)

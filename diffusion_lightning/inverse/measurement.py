@@ -1,6 +1,7 @@
 """A measurement y = A x_0 + σ_y n of images: the operator A, its adjoint, and regularized solutions of A x = y."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Measurement:
         self.params = params
         self.y = y
         self._svd: tuple[torch.Size, SVD | None] | None = None
+        self._kept: tuple[Hashable, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +101,12 @@ class Measurement:
         if self._svd is None or self._svd[0] != shape:
             self._svd = shape, self._decompose(like)
         return self._svd[1]
+
+    def keep(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What a method computes from y alone, computed again only if the key is another than at the last call."""
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, compute()
+        return self._kept[1]
 
     def _decompose(self, like: Tensor) -> SVD | None:
         if not isinstance(self.operator, Degradation):

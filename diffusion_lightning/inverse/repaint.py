@@ -20,7 +20,7 @@ class RePaint(Posterior):
     repeats steps: it is the sampler ``RePaintSteps``, which needs this denoiser.
 
     Args:
-        measurement: A: a mask, such as Fade, or a function that multiplies images by one.
+        measurement: A: a mask, such as Mask or Fade, or a function that multiplies images by one.
         severity: The severity t in (0, 1] at which a degradation made y.
         noise: σ_y must be 0 here: known pixels are taken as they are.
         threshold: Pixels that the mask multiplies by at least this are known; a soft mask is divided out.

@@ -14,7 +14,16 @@ from diffusion_lightning.commands.posterior import summary
 from diffusion_lightning.core.images import from_uint8, read_image, to_uint8
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import Prediction
-from diffusion_lightning.degradations import Compose, Degradation, Fade, GaussianBlur, GaussianNoise, Pixelate, Snow
+from diffusion_lightning.degradations import (
+    Compose,
+    Degradation,
+    Fade,
+    GaussianBlur,
+    GaussianNoise,
+    Mask,
+    Pixelate,
+    Snow,
+)
 from diffusion_lightning.inverse import DDRM, DPS, MMPS
 from diffusion_lightning.samplers import DDIM
 
@@ -63,6 +72,18 @@ def test_a_method_brings_its_own_sampler_unless_one_is_given(
         assert isinstance(made.sampling.posterior, DDRM)
         assert made.sampling.posterior.noise == pytest.approx(2 / 255 / 12**0.5), "the rounding of files"
         assert f"by DDRM with {name}" in capsys.readouterr().out
+
+
+def test_repaint_keeps_the_pixels_that_a_mask_keeps(tmp_path: Path) -> None:
+    source = write_images(tmp_path, 1, mode="L")[0]
+    half = Mask(region=(0.0, 0.0, 0.5, 1.0))
+    trainer_in(tmp_path).restore(
+        module(), str(source), output=str(tmp_path / "out"), method="repaint", measurement=half, steps=2
+    )
+    before, after = pixels_of(source), pixels_of(tmp_path / "out" / source.name)
+    same = before == after
+    assert same[len(same) // 2 :].all()
+    assert same[: len(same) // 2].mean() < 0.5
 
 
 def test_another_measurement_restores_the_images_again(tmp_path: Path) -> None:
@@ -150,7 +171,7 @@ def test_a_cold_checkpoint_is_refused_with_the_remedy(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "in", 1, mode="L")
-    argv = ["--method=mmps", "--measurement=Pixelate", "--measurement.steps=1", "--noise=auto"]
+    argv = ["--method=mmps", "--measurement=Mask", "--measurement.region=[0, 0, 0.5, 1]", "--noise=auto"]
     failure = fail(tmp_path, capsys, "restore", "--ckpt_path", checkpoint, "--input=in", *argv, *QUIET)
     assert failure.errors == [
         "error: --method mmps needs a model trained on GaussianNoise, and this one was trained on GaussianBlur: "

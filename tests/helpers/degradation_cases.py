@@ -13,6 +13,7 @@ from diffusion_lightning.degradations import (
     GaussianBlur,
     GaussianNoise,
     ImageNetC,
+    Mask,
     Pixelate,
     Snow,
     Transform,
@@ -45,6 +46,7 @@ DEGRADATIONS: dict[str, Callable[[], Degradation]] = {
     "fading from the border": lambda: Fade(steps=12, std=0.5, reverse=True),
     "fading about a random centre": lambda: Fade(steps=12, std=0.5, centre="random", noise_floor=0.002),
     "fading to a random colour": lambda: Fade(steps=12, std=0.5, colour="random"),
+    "a mask": lambda: Mask(steps=5, noise=0.1),
     "pixelation, then desaturation": lambda: Compose(
         [Pixelate(steps=3), Desaturate(steps=5)], intervals=[(0.0, 0.5), (0.25, 1.0)], noise=0.1
     ),
