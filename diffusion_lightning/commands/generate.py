@@ -11,8 +11,9 @@ from rich import get_console
 
 from diffusion_lightning.callbacks.writer import ImageWriter, image_name, numbered_images
 from diffusion_lightning.commands.base import PredictingTrainer, check_fitted, trained_module
-from diffusion_lightning.commands.inputs import PriorSamples, SamplingInputs, UpsampledImages
+from diffusion_lightning.commands.inputs import PriorSamples, SamplingInputs
 from diffusion_lightning.commands.prompts import build_condition, check_condition
+from diffusion_lightning.commands.upsampling import UpsampledImages
 from diffusion_lightning.core.checkpoints import load_frozen
 from diffusion_lightning.core.conditions import Condition, select_cyclic, to_text
 from diffusion_lightning.core.files import check_outputs, is_own_image
@@ -56,8 +57,8 @@ def generate(
         label: The class to generate, an integer from 0; can be repeated, image i gets label i, cyclically.
         guidance: Guidance scale: 1 is none, larger values follow the prompt or label more strongly. Or the name of a
             guidance such as ClassifierGuidance, whose arguments are --guidance.KEY VALUE.
-        upsampler: Checkpoint of a model that restores the enlarged images of the previous stage, such as that of
-            configs/upsample.yaml; can be repeated, one per stage.
+        upsampler: Checkpoint of a model that restores the enlarged images of the previous stage, or has them as its
+            condition, such as those of configs/upsample.yaml and upsample_concat.yaml; can be repeated, one per stage.
         sampler: The sampler, such as DDIM; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed: image i is the same for any --number, --batch_size and number of devices.

@@ -30,12 +30,12 @@ def fitted(**settings):
 
 
 def same(one, other):
-    for a, b in zip(one, other, strict=True):
+    for a, b in zip(one[:2], other[:2], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def differ(one, other):
-    return min((a - b).abs().max().item() for a, b in zip(one, other, strict=True)) > 1e-3
+    return min((a - b).abs().max().item() for a, b in zip(one[:2], other[:2], strict=True)) > 1e-3
 
 
 def message_of(function, *arguments):
@@ -55,7 +55,7 @@ def test_an_embedding_does_not_depend_on_the_other_captions(tokenizer, training)
     with torch.set_grad_enabled(training):
         for others in (CAPTIONS, [CAPTIONS[0], "", ""], [CAPTIONS[0], "dog " * 40]):
             embedding = conditioner.encode(texts(*others))
-            same([part[:1] for part in embedding], conditioner.encode(texts(CAPTIONS[0])))
+            same([part[:1] for part in embedding[:2]], conditioner.encode(texts(CAPTIONS[0])))
 
 
 @every_tokenizer
@@ -162,7 +162,7 @@ def test_data_without_any_caption_are_rejected(tokenizer):
 
 def test_every_weight_is_trained():
     conditioner = fitted()
-    pooled, tokens = conditioner.encode(texts(*CAPTIONS))
+    pooled, tokens, _ = conditioner.encode(texts(*CAPTIONS))
     (pooled.square().sum() + tokens.square().sum() * tokens[0, 0, 0]).backward()
     untrained = [name for name, p in conditioner.named_parameters() if p.grad is None or not p.grad.any()]
     assert not untrained
