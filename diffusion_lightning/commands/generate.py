@@ -133,7 +133,7 @@ def resolve_guidance(guidance: Guidance | float, module: RestorationModule) -> G
     """
     if not isinstance(guidance, Guidance):
         own = module.sampling.guidance
-        if own is None and module.conditioner is None:
+        if own is None and (module.conditioner is None or not module.conditioner.condition_keys):
             raise ValueError(
                 f"--guidance {guidance}: the model is unconditional; use a conditional model, or name a guidance such "
                 "as ClassifierGuidance"
@@ -147,7 +147,8 @@ def load_upsamplers(paths: Sequence[str], first: RestorationModule, seed: int) -
     """The modules of the upsampling stages.
 
     Raises:
-        ValueError: A stage has other channels than the first, or smaller images than the previous one.
+        ValueError: A stage has other channels than the first, smaller images than the previous one, or was trained with
+            a condition of other small images than those of the previous one.
     """
     stages = []
     channels, *size = first.image_shape
@@ -161,10 +162,23 @@ def load_upsamplers(paths: Sequence[str], first: RestorationModule, seed: int) -
                 f"before {channels} × {size[0]} × {size[1]}: an upsampler has as many channels, and at least as large "
                 "images"
             )
+        if (small := small_size(stage)) not in (None, size):
+            raise ValueError(
+                f"--upsampler {path} enlarges images of {small[0]} × {small[1]}, the stage before makes {size[0]} × "
+                f"{size[1]}: choose one that was trained with another --model.conditioner.factor"
+            )
         stage.sampling = stage.sampling.replace(seed=seed)
         stages.append(stage)
         size = stage_size
     return stages
+
+
+def small_size(module: RestorationModule) -> list[int] | None:
+    """Height and width of the small images that a module has as its condition; None if it has none."""
+    if module.conditioner is None or not module.conditioner.concatenated:
+        return None
+    whole = torch.zeros(1, *module.image_shape, dtype=torch.float32)
+    return list(torch.as_tensor(module.conditioner.complete({}, whole)["image"]).shape[2:])
 
 
 def check_table(path: Path, table: bytes | None, overwrite: bool) -> None:

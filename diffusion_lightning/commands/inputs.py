@@ -21,7 +21,7 @@ from diffusion_lightning.core.originals import Original, header_size, read_origi
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import GenerationBatch, RestorationBatch
-from diffusion_lightning.data.degrade import already_degraded
+from diffusion_lightning.data.degrade import already_degraded, degrade
 from diffusion_lightning.data.folder import find_images
 from diffusion_lightning.modules.restoration import RestorationModule, as_restoration_module
 
@@ -185,7 +185,10 @@ class UserImages(SamplingInputs):
             return None
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
-        """The images as x_t, with what is known of the random parameters of their degradation."""
+        """The images as x_t, with what is known of the random parameters of their degradation.
+
+        A model with ``LowResolution`` gets small versions of them as its condition, and noise as x_t.
+        """
         assert self.trainer is not None
         module = as_restoration_module(self.trainer.lightning_module)
         x, index = from_uint8(batch[0]), batch[1]
@@ -195,6 +198,8 @@ class UserImages(SamplingInputs):
             self.estimates |= zip(index.tolist(), zip(*(part.tolist() for part in estimate), strict=True), strict=True)
             t = module.round_severity(estimate.t)
         generators = per_image_generators(module.sampling.seed, index, "start")
+        if module.conditioner is not None and module.conditioner.concatenated:
+            return degrade(module.degradation, x, t, generators, index, module.conditioner.complete({}, x))
         return already_degraded(module.degradation, x, t, generators, index)
 
 

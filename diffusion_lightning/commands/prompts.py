@@ -44,7 +44,7 @@ def check_condition(condition: Condition | None, module: RestorationModule, stri
     """
     conditioner, guidance = module.conditioner, module.sampling.guidance
     needed = tuple(key for key in conditioner.condition_keys if key != "image") if conditioner else ()
-    if strict and conditioner is not None and "image" in conditioner.condition_keys:
+    if strict and conditioner is not None and conditioner.concatenated:
         raise ValueError(
             "the model enlarges the images of another one: give it as --upsampler, and as --ckpt_path a model that "
             "generates small images"

@@ -53,7 +53,7 @@ class UpsampledImages(SamplingInputs):
         x = F.interpolate(images, module.image_shape[1:], mode="nearest-exact")
         generators = per_image_generators(module.sampling.seed, index, "stage")
         settings = (times_like(x, 1.0), generators, index, condition)
-        if module.conditioner is not None and "image" in module.conditioner.condition_keys:
+        if module.conditioner is not None and module.conditioner.concatenated:
             start, params = module.prior.sample(module.degradation, generators, x.device)
             return RestorationBatch(x, start, settings[0], {**(condition or {}), "image": images}, params, index)
         make = already_degraded if module.degradation.needs_pairs else degrade

@@ -45,7 +45,7 @@ def message_of(function, *arguments):
     return str(error.value)
 
 
-every_tokenizer = pytest.mark.parametrize("tokenizer", ["words", "bytes"])
+every_tokenizer = pytest.mark.parametrize("tokenizer", ["words", "bytes", "byte_pairs"])
 
 
 @every_tokenizer
@@ -136,6 +136,19 @@ def test_bytes_distinguish_captions_in_any_script_without_a_vocabulary():
     assert conditioner.state == {}
 
 
+def test_byte_pairs_of_the_captions_are_the_state():
+    conditioner = fitted(tokenizer="byte_pairs", vocab_size=260)
+    merges = conditioner.state["byte_pairs"]
+    assert len(merges) == 4
+    assert "Ġ a" in merges  # the most frequent word
+    assert conditioner.embedding.num_embeddings == 261
+    same(copy.deepcopy(conditioner).encode(texts("red cat")), conditioner.encode(texts("red cat")))
+    with pytest.warns(UserWarning, match="has 7 byte pairs and is truncated to 5"):
+        conditioner.check(texts("猫犬"))
+    with pytest.raises(ValueError, match="vocab_size=256: byte_pairs are tokens beside the 256 bytes"):
+        TextTransformer("byte_pairs", 256)
+
+
 def test_the_vocabulary_has_the_most_frequent_training_words():
     assert fitted(vocab_size=4).state == {"words": ["a", "cat", "dog", "hat"]}
     assert fitted().state["words"][:2] == ["a", "cat"]
@@ -171,7 +184,7 @@ def test_every_weight_is_trained():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokenizer": "letters"}, "tokenizer=letters: choose words or bytes"),
+        ({"tokenizer": "letters"}, "tokenizer=letters: choose words, bytes, byte_pairs"),
         ({"vocab_size": 0}, "vocab_size=0"),
         ({"max_length": 0}, "max_length=0"),
         ({"layers": 0}, "layers=0"),
