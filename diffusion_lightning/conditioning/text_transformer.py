@@ -28,9 +28,9 @@ class TextTransformer(Conditioner):
     """A transformer over the words, byte pairs or bytes of a caption.
 
     The vocabulary of words or byte pairs is that of the training captions. It is found when training starts and saved
-    in the checkpoint. A text is truncated to ``max_length`` tokens. Shorter texts are padded with a learned token, to which
-    the network also attends, as in GLIDE, so that an image does not depend on the other captions of its batch. The
-    empty caption is the null condition.
+    in the checkpoint. A text is truncated to ``max_length`` tokens. Shorter texts are padded with a learned token, to
+    which the network also attends, as in GLIDE, so that an image does not depend on the other captions of its batch.
+    The empty caption is the null condition.
 
     Args:
         tokenizer: What a token is: ``words`` suit small sets of captions, ``bytes`` suit any text in any script, and

@@ -26,6 +26,7 @@ from diffusion_lightning.conditioning import ClassEmbedding, LowResolution, Text
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import Prediction
+from diffusion_lightning.data import NonLeakyAugmentation
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise, ImageNetC, Transform
 from diffusion_lightning.degradations.imagenet_c import NAMES, SNOW
