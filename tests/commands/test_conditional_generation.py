@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     for name in ("class_conditional", "text_to_image", "upsample", "upsample_concat"):
         run(folder, "fit", "--config", CONFIGS / f"{name}.yaml", "--trainer.max_steps=4", *SMALL, *QUIET)
-    small = ["--data.size=4", "--trainer.default_root_dir=runs/small", "--trainer.max_steps=2", *SMALL, *QUIET]
+    small = ["--data.size=8", "--trainer.default_root_dir=runs/small", "--trainer.max_steps=2", *SMALL, *QUIET]
     run(folder, "fit", "--config", CONFIGS / "class_conditional.yaml", *small)
     return folder
 
@@ -154,7 +154,7 @@ def test_a_concatenating_upsampler_restores_enlarged_images_of_any_size(trained:
     ("name", "argv", "message"),
     [
         ("upsample_concat", [], "the model enlarges the images of another one: give it as --upsampler"),
-        ("class_conditional", ["--upsampler={upsample_concat}"], "enlarges images of 4 × 4, the stage before makes 16"),
+        ("class_conditional", ["--upsampler={upsample_concat}"], "enlarges images of 8 × 8, the stage before makes 16"),
         ("class_conditional", ["--label=12"], "label 12 is not a class: choose from 0 to 9"),
         (
             "class_conditional",
