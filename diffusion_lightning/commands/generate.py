@@ -11,8 +11,9 @@ from rich import get_console
 
 from diffusion_lightning.callbacks.writer import ImageWriter, image_name, numbered_images
 from diffusion_lightning.commands.base import PredictingTrainer, check_fitted, trained_module
-from diffusion_lightning.commands.inputs import PriorSamples, SamplingInputs, UpsampledImages
+from diffusion_lightning.commands.inputs import PriorSamples, SamplingInputs
 from diffusion_lightning.commands.prompts import build_condition, check_condition
+from diffusion_lightning.commands.upsampling import UpsampledImages
 from diffusion_lightning.core.checkpoints import load_frozen
 from diffusion_lightning.core.conditions import Condition, select_cyclic, to_text
 from diffusion_lightning.core.files import check_outputs, is_own_image
@@ -56,8 +57,8 @@ def generate(
         label: The class to generate, an integer from 0; can be repeated, image i gets label i, cyclically.
         guidance: Guidance scale: 1 is none, larger values follow the prompt or label more strongly. Or the name of a
             guidance such as ClassifierGuidance, whose arguments are --guidance.KEY VALUE.
-        upsampler: Checkpoint of a model that restores the enlarged images of the previous stage, such as that of
-            configs/upsample.yaml; can be repeated, one per stage.
+        upsampler: Checkpoint of a model that restores the enlarged images of the previous stage, or has them as its
+            condition, such as those of configs/upsample.yaml and upsample_concat.yaml; can be repeated, one per stage.
         sampler: The sampler, such as DDIM; the checkpoint's own by default.
         steps: Number of sampling steps; the sampler's own by default.
         seed: Random seed: image i is the same for any --number, --batch_size and number of devices.
@@ -132,7 +133,7 @@ def resolve_guidance(guidance: Guidance | float, module: RestorationModule) -> G
     """
     if not isinstance(guidance, Guidance):
         own = module.sampling.guidance
-        if own is None and module.conditioner is None:
+        if own is None and (module.conditioner is None or not module.conditioner.condition_keys):
             raise ValueError(
                 f"--guidance {guidance}: the model is unconditional; use a conditional model, or name a guidance such "
                 "as ClassifierGuidance"
@@ -146,7 +147,8 @@ def load_upsamplers(paths: Sequence[str], first: RestorationModule, seed: int) -
     """The modules of the upsampling stages.
 
     Raises:
-        ValueError: A stage has other channels than the first, or smaller images than the previous one.
+        ValueError: A stage has other channels than the first, smaller images than the previous one, or was trained with
+            a condition of other small images than those of the previous one.
     """
     stages = []
     channels, *size = first.image_shape
@@ -160,10 +162,23 @@ def load_upsamplers(paths: Sequence[str], first: RestorationModule, seed: int) -
                 f"before {channels} × {size[0]} × {size[1]}: an upsampler has as many channels, and at least as large "
                 "images"
             )
+        if (small := small_size(stage)) not in (None, size):
+            raise ValueError(
+                f"--upsampler {path} enlarges images of {small[0]} × {small[1]}, the stage before makes {size[0]} × "
+                f"{size[1]}: choose one that was trained with another --model.conditioner.factor"
+            )
         stage.sampling = stage.sampling.replace(seed=seed)
         stages.append(stage)
         size = stage_size
     return stages
+
+
+def small_size(module: RestorationModule) -> list[int] | None:
+    """Height and width of the small images that a module has as its condition; None if it has none."""
+    if module.conditioner is None or not module.conditioner.concatenated:
+        return None
+    whole = torch.zeros(1, *module.image_shape, dtype=torch.float32)
+    return list(torch.as_tensor(module.conditioner.complete({}, whole)["image"]).shape[2:])
 
 
 def check_table(path: Path, table: bytes | None, overwrite: bool) -> None:

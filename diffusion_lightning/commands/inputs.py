@@ -10,14 +10,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from diffusion_lightning.commands.severity import Severity, check_severity
 from diffusion_lightning.core.conditions import Condition, select_cyclic
 from diffusion_lightning.core.encoding import FileFormat
 from diffusion_lightning.core.files import is_special
-from diffusion_lightning.core.images import ImageReadError, check_readable, from_uint8, read_image
+from diffusion_lightning.core.images import ImageReadError, check_readable, from_uint8
 from diffusion_lightning.core.originals import Original, header_size, read_original
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import per_image_generators
@@ -87,44 +86,6 @@ class PriorSamples(SamplingInputs):
         for start in range(0, len(indices), self.batch_size):
             chunk = torch.tensor(indices[start : start + self.batch_size])
             yield GenerationBatch(chunk, select_cyclic(self.condition, chunk))
-
-
-class UpsampledImages(SamplingInputs):
-    """The images of one stage as the degraded images of the next: upsampled by repeating pixels, degraded to t = 1.
-
-    With ``Pixelate`` that is the image itself, with the noise of t = 1: the cascade of GLIDE (2112.10741, sec. 4.1).
-
-    Args:
-        paths: The files, in the order of the images.
-        channels: Channels of both stages: 1, 3 or 4.
-        batch_size: Images at once per device.
-        condition: Their condition, used cyclically.
-    """
-
-    def __init__(
-        self, paths: Sequence[Path], channels: int, batch_size: int, condition: Condition | None = None
-    ) -> None:
-        super().__init__(len(paths), batch_size)
-        self.paths = paths
-        self.channels = channels
-        self.condition = condition
-
-    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images, uint8, and their indices."""
-        for start in range(0, len(indices), self.batch_size):
-            chunk = indices[start : start + self.batch_size]
-            yield torch.stack([read_image(self.paths[i], self.channels) for i in chunk]), torch.tensor(chunk)
-
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
-        """x_1 from the images of the previous stage."""
-        assert self.trainer is not None
-        module = as_restoration_module(self.trainer.lightning_module)
-        levels, index = batch
-        x = F.interpolate(from_uint8(levels), module.image_shape[1:], mode="nearest-exact")
-        generators = per_image_generators(module.sampling.seed, index, "stage")
-        make = already_degraded if module.degradation.needs_pairs else degrade
-        settings = (times_like(x, 1.0), generators, index, select_cyclic(self.condition, index))
-        return make(module.degradation, x, *settings)
 
 
 class Outcome(Protocol):
@@ -224,7 +185,10 @@ class UserImages(SamplingInputs):
             return None
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> RestorationBatch:
-        """The images as x_t, with what is known of the random parameters of their degradation."""
+        """The images as x_t, with what is known of the random parameters of their degradation.
+
+        A model with ``LowResolution`` gets small versions of them as its condition, and noise as x_t.
+        """
         assert self.trainer is not None
         module = as_restoration_module(self.trainer.lightning_module)
         x, index = from_uint8(batch[0]), batch[1]
@@ -234,6 +198,8 @@ class UserImages(SamplingInputs):
             self.estimates |= zip(index.tolist(), zip(*(part.tolist() for part in estimate), strict=True), strict=True)
             t = module.round_severity(estimate.t)
         generators = per_image_generators(module.sampling.seed, index, "start")
+        if module.conditioner is not None and module.conditioner.concatenated:
+            return degrade(module.degradation, x, t, generators, index, module.conditioner.complete({}, x))
         return already_degraded(module.degradation, x, t, generators, index)
 
 

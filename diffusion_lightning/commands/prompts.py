@@ -36,13 +36,19 @@ def check_condition(condition: Condition | None, module: RestorationModule, stri
     Args:
         condition: The requested condition.
         module: The module that will generate.
-        strict: Whether the module must read all entries of the condition; an upsampler need not.
+        strict: Whether the module must read all entries of the condition, and needs no other; an upsampler need not,
+            and gets the images of the stage before.
 
     Raises:
         ValueError: The module does not read labels or captions, does not know these, or needs one that is missing.
     """
     conditioner, guidance = module.conditioner, module.sampling.guidance
-    needed = conditioner.condition_keys if conditioner else ()
+    needed = tuple(key for key in conditioner.condition_keys if key != "image") if conditioner else ()
+    if strict and conditioner is not None and conditioner.concatenated:
+        raise ValueError(
+            "the model enlarges the images of another one: give it as --upsampler, and as --ckpt_path a model that "
+            "generates small images"
+        )
     keys = {*needed, *(guidance.condition_keys if guidance else ())}
     for key, flag in (("caption", "--prompt"), ("label", "--label")):
         if strict and key in (condition or {}) and key not in keys:

@@ -182,9 +182,10 @@ def prepare_sampling(
             text = f"The random parameters of {name} are unknown for your images: restoring them in one step (Direct)."
             get_console().print(text, soft_wrap=True)
         sampler = Direct()
+    whole = module.conditioner is not None and module.conditioner.concatenated  # tiles would need parts of its images
     module.sampling = module.sampling.replace(
         sampler=Direct() if fidelity == 1 else sampler,
-        tiling=choose_tiling(module.denoiser, module.image_shape, tile),
+        tiling=choose_tiling(module.denoiser, module.image_shape, "off" if whole else tile),
         fidelity=fidelity,
         consistent=has_consistency(degradation) if consistent is None else consistent,
     )

@@ -1,10 +1,11 @@
-"""The interface of conditioners: from labels or captions to a pooled embedding and context tokens."""
+"""The interface of conditioners: from a condition to a pooled embedding, context tokens, and images for the network."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import Condition, batch_size_of, drop_condition, null_condition
@@ -16,10 +17,12 @@ class ConditionEmbedding(NamedTuple):
     Attributes:
         pooled: (B, D), one embedding per image; None if the conditioner makes none.
         tokens: (B, L, E), context tokens with the same L in every batch; None if the conditioner makes none.
+        image: (B, C, h, w), images of any size that are enlarged and concatenated to x_t; None for none.
     """
 
     pooled: Tensor | None = None
     tokens: Tensor | None = None
+    image: Tensor | None = None
 
     def expand(self, batch_size: int) -> "ConditionEmbedding":
         """Repeat the embedding until it is that of a batch, such as several tiles of each image.
@@ -28,6 +31,21 @@ class ConditionEmbedding(NamedTuple):
             ValueError: The batch size is not a multiple of the number of images.
         """
         return ConditionEmbedding(*(None if part is None else _repeat(part, batch_size) for part in self))
+
+    def apply(self, network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+        """The output of a network with this condition.
+
+        Args:
+            network: The network F(x_t, t); with an image, one of twice as many input channels. The image is enlarged
+                bilinearly, as in SR3 (2104.07636) and in the upsamplers of ADM (2105.05233) and GLIDE (2112.10741).
+            x: Images c_in x_t, (B, C, H, W).
+            t: The time input c_noise, (B,).
+        """
+        pooled, tokens, image = self.expand(x.shape[0])
+        if image is not None:
+            enlarged = F.interpolate(image.to(x), x.shape[-2:], mode="bilinear", align_corners=False)
+            x = torch.cat([x, enlarged], 1)
+        return network(x, t, pooled=pooled, tokens=tokens)
 
 
 def _repeat(part: Tensor, batch_size: int) -> Tensor:
@@ -49,11 +67,14 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
             all captions first. A model from before that step has not learned the null condition.
 
     Attributes:
-        condition_keys: The entries of a condition that it reads: label, caption.
-        state: The result of ``fit``, plain data that is saved in the checkpoint beside the weights.
+        condition_keys: The entries of a condition that it needs: label, caption, image.
+        optional_keys: The entries that it reads where they are given: augmentation.
+        concatenated: How many images it concatenates to x_t.
     """
 
     condition_keys: tuple[str, ...]
+    optional_keys: tuple[str, ...] = ()
+    concatenated: int = 0
 
     def __init__(self, dropout: float = 0.1, dropout_from_step: int = 0) -> None:
         super().__init__()
@@ -65,14 +86,23 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
             raise ValueError(f"dropout_from_step={dropout_from_step}: choose 0 for the first step, or a later one")
         self.dropout = dropout
         self.dropout_from_step = dropout_from_step
-        self.state: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The result of ``fit``, plain data that is saved in the checkpoint beside the weights."""
+        return self._state
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._state = state
 
     @abstractmethod
     def forward(self, condition: Condition) -> ConditionEmbedding:
         """Embed a condition that has all of ``condition_keys``."""
 
     def select_inputs(self, condition: Condition) -> Condition:
-        """The entries ``condition_keys`` of a condition.
+        """The entries of a condition that it reads.
 
         Raises:
             ValueError: One is missing, or they have different lengths.
@@ -82,7 +112,8 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
                 f"{type(self).__name__} needs a {' and a '.join(self.condition_keys)} for each image, got no "
                 f"{' and no '.join(missing)}: choose data that have them, or another conditioner"
             )
-        inputs = {key: condition[key] for key in self.condition_keys}
+        keys = (*self.condition_keys, *(key for key in self.optional_keys if key in condition))
+        inputs = {key: condition[key] for key in keys}
         batch_size_of(inputs)
         return inputs
 
@@ -102,6 +133,10 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
         """
         self.select_inputs(condition)
 
+    def complete(self, condition: Condition, clean: Tensor) -> Condition:
+        """The condition of clean images (B, C, H, W), with the entries that are made of the images themselves."""
+        return condition
+
     def drop(self, condition: Condition, generator: torch.Generator, step: int | None = None) -> Condition:
         """Replace the condition of a random fraction ``dropout`` of the images by the null condition.
 
@@ -114,6 +149,12 @@ class Conditioner(ChecksArguments, nn.Module, ABC):
             return condition
         u = torch.rand(batch_size_of(condition), generator=generator, dtype=torch.float32)
         return drop_condition(condition, u < self.dropout)
+
+    def randomize(
+        self, condition: Condition | None, generator: torch.Generator, step: int | None = None
+    ) -> Condition | None:
+        """The condition of training images with all that is random in it; here see ``drop``."""
+        return None if condition is None else self.drop(condition, generator, step)
 
     def encode(self, condition: Condition | None) -> ConditionEmbedding:
         """Embed a condition, or the null condition of one image if it is None.

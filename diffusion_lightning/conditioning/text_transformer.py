@@ -9,27 +9,33 @@ from torch import nn
 from diffusion_lightning.conditioning.base import ConditionEmbedding, Conditioner
 from diffusion_lightning.conditioning.tokenizers import (
     PAD_TOKEN,
+    BytePairTokenizer,
     ByteTokenizer,
     Tokenizer,
     WordTokenizer,
     frequent_words,
+    learn_merges,
 )
 from diffusion_lightning.core.conditions import Condition
 
-Tokenization = Literal["words", "bytes"]
+Tokenization = Literal["words", "bytes", "byte_pairs"]
+
+VOCABULARIES = {"words": frequent_words, "byte_pairs": learn_merges}
+"""What is learnt from the captions, and saved under its name: from texts and the number of tokens to strings."""
 
 
 class TextTransformer(Conditioner):
-    """A transformer over the words or bytes of a caption.
+    """A transformer over the words, byte pairs or bytes of a caption.
 
-    The vocabulary consists of the words of the training captions. It is found when training starts and saved in the
-    checkpoint. A text is truncated to ``max_length`` tokens. Shorter texts are padded with a learned token, to which
-    the network also attends, as in GLIDE, so that an image does not depend on the other captions of its batch. The
-    empty caption is the null condition.
+    The vocabulary of words or byte pairs is that of the training captions. It is found when training starts and saved
+    in the checkpoint. A text is truncated to ``max_length`` tokens. Shorter texts are padded with a learned token, to
+    which the network also attends, as in GLIDE, so that an image does not depend on the other captions of its batch.
+    The empty caption is the null condition.
 
     Args:
-        tokenizer: What a token is: ``words`` suit small sets of captions, ``bytes`` suit any text in any script.
-        vocab_size: Maximum number of words in the vocabulary, by frequency; each costs one row of weights.
+        tokenizer: What a token is: ``words`` suit small sets of captions, ``bytes`` suit any text in any script, and
+            ``byte_pairs``, as in GLIDE, any text with fewer tokens (extra ``text``).
+        vocab_size: Maximum number of words, or of byte pairs with the 256 bytes; each costs one row of weights.
         max_length: Number of tokens to which a caption is truncated.
         dim: Width of the tokens and of the pooled embedding: the network's ``token_dim`` and ``condition_dim``.
         layers: Layers of the transformer.
@@ -53,12 +59,14 @@ class TextTransformer(Conditioner):
     ) -> None:
         super().__init__(dropout, dropout_from_step)
         if tokenizer not in get_args(Tokenization):
-            raise ValueError(f"tokenizer={tokenizer}: choose words or bytes")
+            raise ValueError(f"tokenizer={tokenizer}: choose {', '.join(get_args(Tokenization))}")
         if min(vocab_size, max_length, dim, layers, heads) < 1:
             raise ValueError(
                 f"vocab_size={vocab_size}, max_length={max_length}, dim={dim}, layers={layers}, heads={heads}: all "
                 "must be at least 1"
             )
+        if tokenizer == "byte_pairs" and vocab_size <= 256:
+            raise ValueError(f"vocab_size={vocab_size}: byte_pairs are tokens beside the 256 bytes, so choose more")
         if dim % heads:
             raise ValueError(f"heads={heads} does not divide dim={dim}: choose a divisor")
         self.tokenization = tokenizer
@@ -82,9 +90,10 @@ class TextTransformer(Conditioner):
         """
         if self.tokenization == "bytes":
             return ByteTokenizer()
-        if "words" not in self.state:
+        if self.tokenization not in self.state:
             raise ValueError("the vocabulary is not known yet: train by `fit`, or call conditioner.fit")
-        return WordTokenizer(self.state["words"])
+        make = WordTokenizer if self.tokenization == "words" else BytePairTokenizer
+        return make(self.state[self.tokenization])
 
     def fit(self, condition: Condition) -> None:
         """Find the vocabulary of the training captions.
@@ -93,12 +102,12 @@ class TextTransformer(Conditioner):
             ValueError: The data have no captions.
         """
         texts = [str(text) for text in self.select_inputs(condition)["caption"]]
-        words = self.tokenization == "words"
-        found = frequent_words(texts, self.vocab_size) if words else [text for text in texts if text.strip()]
-        if not found:
+        learn = VOCABULARIES.get(self.tokenization)
+        found = [] if learn is None else learn(texts, self.vocab_size)
+        if not any(text.strip() for text in texts) or (self.tokenization == "words" and not found):
             raise ValueError("no training image has a caption: give captions, or choose another conditioner")
-        if words:
-            self.state = {"words": found}
+        if learn is not None:
+            self.state = {self.tokenization: found}
 
     def check(self, condition: Condition) -> None:
         """Check each caption; warn about unknown words and about captions that are truncated.
@@ -121,7 +130,8 @@ class TextTransformer(Conditioner):
                 )
             if len(tokens) > self.max_length:
                 warnings.warn(
-                    f"{short!r} has {len(tokens)} {self.tokenization} and is truncated to {self.max_length}",
+                    f"{short!r} has {len(tokens)} {self.tokenization.replace('_', ' ')} and is truncated to "
+                    f"{self.max_length}",
                     stacklevel=2,
                 )
 

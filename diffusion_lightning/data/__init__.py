@@ -1,5 +1,6 @@
 """Data modules: one file per source, with its data set and its data module. ``base.py`` has their interface."""
 
+from diffusion_lightning.data.augmentation import NonLeakyAugmentation
 from diffusion_lightning.data.base import DegradationDataModule
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.data.digits import Digits, DigitsDataset
@@ -23,6 +24,7 @@ __all__ = [
     "FashionMNIST",
     "FolderDataset",
     "ImageFolder",
+    "NonLeakyAugmentation",
     "PairedDataset",
     "PairedFolder",
     "Photographs",

@@ -18,6 +18,7 @@ from diffusion_lightning.core.images import from_uint8, from_unit, parse_size, t
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
 from diffusion_lightning.core.types import Generators, RestorationBatch
+from diffusion_lightning.data.augmentation import LabelledImages
 from diffusion_lightning.data.degrade import degrade, pair_params
 from diffusion_lightning.data.order import TrainingOrder
 from diffusion_lightning.degradations.base import Degradation
@@ -28,7 +29,11 @@ IndexedSample = tuple[Tensor, int, dict[str, int | str]] | tuple[Tensor, int, di
 
 
 class HasDegradation(Protocol):
-    """What the data need of a LightningModule: how to degrade images, and which times to train on."""
+    """What the data need of a LightningModule: how to degrade images, and which times to train on.
+
+    Where it also has a ``conditioner``, this adds to the condition what is made of the clean images (``complete``), and
+    reads the labels of the augmentation if they are among its ``optional_keys``.
+    """
 
     degradation: Degradation
     time_sampler: TimeSampler
@@ -45,7 +50,8 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
     Args:
         batch_size: Images per step and device.
         num_workers: Processes that read images; 0 reads in the main process.
-        augmentation: Kornia modules applied to the training images on the device, in [0, 1]; none by default.
+        augmentation: Kornia modules, or NonLeakyAugmentation, applied to the training images on the device, in [0, 1];
+            none by default.
         seed: Random seed; defaults to seed_everything.
         crop: Side or [height, width] of a centre crop, applied after the augmentation, which may crop training images
             elsewhere; no crop if None.
@@ -173,11 +179,13 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
         module = _with_degradation(self.trainer.lightning_module)
         levels, index, condition, *others = batch
         images = [from_uint8(part) for part in (levels, *others)]
+        augmented: Condition = {}
         generator: Generators
         if self.trainer.training:
             # The loop counts a batch after its transfer, and before its training step.
             key = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
-            images = [self._augment(part, *key) for part in images]  # by the same random numbers
+            pairs = [self._augment(part, *key) for part in images]  # by the same random numbers
+            images, augmented = [image for image, _ in pairs], pairs[0][1]
             generator = keyed_generator(*key, "degradation", device=levels.device)
         else:
             generator = per_image_generators(self.seed, index)
@@ -189,19 +197,27 @@ class DegradationDataModule(ChecksArguments, LightningDataModule, ABC):
             sample = times.sample if self.trainer.training else times.sample_held_out
             t = sample(len(clean), module.degradation, generator, clean.device)
         known = pair_params(module.degradation, degraded[0] if degraded else None, type(self).__name__)
+        condition = _complete(module, {**condition, **augmented}, clean)
         return degrade(module.degradation, clean, t, generator, index, condition or None, known)
 
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def _augment(self, clean: Tensor, *key: int) -> Tensor:
+    def _augment(self, clean: Tensor, *key: int) -> tuple[Tensor, Condition]:
+        """The augmented images, and the labels of the augmentations that have some."""
         if self.augmentation is None:
-            return clean
+            return clean, {}
         devices = [clean.device] if clean.device.type == "cuda" else []
+        images, labels = to_unit(clean), []
         with torch.random.fork_rng(devices):  # Kornia uses torch's global generators
             torch.manual_seed(keyed_generator(*key, "augmentation").initial_seed())
-            return from_unit(self.augmentation.to(clean.device)(to_unit(clean)))
+            for module in self.augmentation.to(clean.device):
+                images = module(images)
+                if isinstance(images, LabelledImages):
+                    images, own = images
+                    labels.append(own)
+        return from_unit(images), {"augmentation": torch.cat(labels, 1)} if labels else {}
 
     def _center_crop(self, images: Tensor) -> Tensor:
         if self.crop is None:
@@ -234,6 +250,21 @@ def _with_degradation(module: Any) -> HasDegradation:
     if not all(hasattr(module, name) for name in ("degradation", "time_sampler")):
         raise ValueError(f"{type(module).__name__} has no degradation and time_sampler, which the data need")
     return module
+
+
+def _complete(module: HasDegradation, condition: Condition, clean: Tensor) -> Condition:
+    """The condition with what the module's conditioner makes of the clean images.
+
+    Raises:
+        ValueError: Images were augmented with labels, which the module does not read.
+    """
+    conditioner: Any = getattr(module, "conditioner", None)
+    if "augmentation" in condition and "augmentation" not in getattr(conditioner, "optional_keys", ()):
+        raise ValueError(
+            "the model does not read the labels of NonLeakyAugmentation, without which it would generate augmented "
+            "images: set --model.conditioner AugmentationLabels"
+        )
+    return condition if conditioner is None else conditioner.complete(condition, clean)
 
 
 class _IndexedImages(Dataset[IndexedSample]):

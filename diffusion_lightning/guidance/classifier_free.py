@@ -1,6 +1,6 @@
 """Classifier-free guidance (Ho and Salimans, 2207.12598): extrapolate from the unconditional prediction."""
 
-from diffusion_lightning.core.conditions import Condition
+from diffusion_lightning.core.conditions import Condition, without_labels
 from diffusion_lightning.core.types import PredictFn
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import ConditionalDenoiser, Guidance, check_interval, extrapolate
@@ -35,9 +35,10 @@ class ClassifierFreeGuidance(Guidance):
         self, denoiser_for: ConditionalDenoiser, condition: Condition | None, degradation: Degradation
     ) -> PredictFn:
         """The guided denoiser; the unconditional denoiser if the condition is None."""
+        null = None if condition is None else without_labels(condition)
         if condition is None or (self.scale == 0 and tuple(self.interval) == (0, 1)):
-            return denoiser_for(None)
+            return denoiser_for(null)
         if self.scale == 1:
             return denoiser_for(condition)
-        uncond, cond = denoiser_for(None), denoiser_for(condition)
+        uncond, cond = denoiser_for(null), denoiser_for(condition)
         return extrapolate(uncond, cond, self.scale, self.interval, self.guidance_rescale)

@@ -85,7 +85,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         self.sampling = SamplingConfig(sampler or ProbabilityFlow(), guidance)
         for part in (self.parameterization, self.loss, self.sampling.sampler, self.prior, self.time_sampler):
             part.check(degradation)
-        self.parameterization.check_network(denoiser)
+        self.parameterization.check_network(denoiser, 1 + (conditioner.concatenated if conditioner else 0))
         self.loss.check_variance(self.parameterization.predicts_variance)
         if guidance is not None:
             guidance.check(degradation)
@@ -111,7 +111,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
                 output = self.denoiser(scaled, scalings.c_noise)
             else:
                 embedding = self.conditioner.encode(None) if embedding is None else embedding
-                output = self.denoiser(scaled, scalings.c_noise, **embedding.expand(x.shape[0])._asdict())
+                output = embedding.apply(self.denoiser, scaled, scalings.c_noise)
         with torch.autocast(x.device.type, enabled=False):
             output = output.to(torch.promote_types(x.dtype, torch.float32))
             return self.parameterization.to_x0(self.degradation, x, t, output, scalings)
@@ -205,10 +205,11 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
     def predict_training_batch(self, batch: RestorationBatch) -> Prediction:
         """The prediction of x_0 for a training batch, a fraction of whose conditions is dropped."""
         condition = batch.condition
-        if self.conditioner is not None and condition is not None:
+        if self.conditioner is not None:
             seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
             key = (run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-            condition = self.conditioner.drop(condition, keyed_generator(*key, "condition"), self.trainer.global_step)
+            generator = keyed_generator(*key, "condition")
+            condition = self.conditioner.randomize(condition, generator, self.trainer.global_step)
         return self.predict_x0(batch.degraded, batch.t, self._embed_condition(condition))
 
     def training_loss(self, prediction: Prediction, batch: RestorationBatch) -> Tensor:

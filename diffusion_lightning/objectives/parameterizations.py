@@ -41,14 +41,24 @@ class Parameterization(ChecksArguments, ABC):
             ValueError: It is not; the message names the remedy.
         """
 
-    def check_network(self, denoiser: nn.Module) -> None:
+    def check_network(self, denoiser: nn.Module, inputs: int = 1) -> None:
         """Check the number of output channels of a network that has ``image_channels``, the pair (in, out).
+
+        Args:
+            denoiser: The network.
+            inputs: How many images it gets, concatenated: x_t, and those of the condition.
 
         Raises:
             ValueError: It does not fit.
         """
         if (pair := getattr(denoiser, "image_channels", None)) is not None:
-            self._check_channels(*pair)
+            channels, out = pair
+            if channels % inputs:
+                raise ValueError(
+                    f"the network gets {inputs} images, concatenated, and has {channels} channels: set "
+                    f"--model.denoiser.channels {inputs} times as large as those of an image"
+                )
+            self._check_channels(channels // inputs, out)
 
     def _check_channels(self, channels: int, out: int) -> None:
         needed = 2 * channels if self.predicts_variance else channels

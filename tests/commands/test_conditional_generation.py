@@ -2,12 +2,14 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.runs import CONFIGS, QUIET, fail, files, pixels_of, run
 from lightning.pytorch import seed_everything
+from PIL import Image
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.commands.generate import resolve_guidance
@@ -24,8 +26,10 @@ SMALL = ["--model.denoiser.init_args.width=8", "--model.denoiser.init_args.block
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models of digits and of emoji after a few steps of training."""
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("class_conditional", "text_to_image", "upsample"):
+    for name in ("class_conditional", "text_to_image", "upsample", "upsample_concat"):
         run(folder, "fit", "--config", CONFIGS / f"{name}.yaml", "--trainer.max_steps=4", *SMALL, *QUIET)
+    small = ["--data.size=8", "--trainer.default_root_dir=runs/small", "--trainer.max_steps=2", *SMALL, *QUIET]
+    run(folder, "fit", "--config", CONFIGS / "class_conditional.yaml", *small)
     return folder
 
 
@@ -111,9 +115,44 @@ def test_an_upsampler_starts_from_the_enlarged_image_plus_noise(
     assert noise.std() == pytest.approx(0.3, rel=0.02)
 
 
+def test_a_concatenating_upsampler_starts_from_noise_with_the_image_as_condition(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    sample_from = RestorationModule.sample_from
+
+    def spy(self: RestorationModule, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        condition = args[3] if len(args) > 3 else kwargs["condition"]
+        if condition and "image" in condition:
+            found.append((x, condition["image"]))
+        return sample_from(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(RestorationModule, "sample_from", spy)
+    argv = ["--number=40", "--label=3", f"--upsampler={saved(trained, 'upsample_concat')}"]
+    made = generate(trained, "small", tmp_path / "out", *argv)
+    assert {image.shape for image in made.values()} == {(16, 16)}
+    [(start, images)] = found
+    first = [torch.from_numpy(pixels_of(tmp_path / f"out_stage1/{i:06d}.png")) for i in range(40)]
+    torch.testing.assert_close(images, (torch.stack(first)[:, None] / 127.5 - 1).float())
+    assert start.shape == (40, 1, 16, 16)
+    assert start.std() == pytest.approx(1, abs=0.05)
+    again = generate(trained, "small", tmp_path / "again", *argv, "--batch_size=7")
+    assert all(abs(made[name] - again[name]).max() <= 1 for name in made)
+
+
+def test_a_concatenating_upsampler_restores_enlarged_images_of_any_size(trained: Path, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 600).reshape(20, 30).astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    argv = ["--input", tmp_path / "ramp.png", "--output", tmp_path / "out", "--steps=2", *QUIET]
+    run(tmp_path, "restore", "--ckpt_path", saved(trained, "upsample_concat"), *argv)
+    assert pixels_of(tmp_path / "out/ramp.png").shape == (20, 30)
+
+
 @pytest.mark.parametrize(
     ("name", "argv", "message"),
     [
+        ("upsample_concat", [], "the model enlarges the images of another one: give it as --upsampler"),
+        ("class_conditional", ["--upsampler={upsample_concat}"], "enlarges images of 8 × 8, the stage before makes 16"),
         ("class_conditional", ["--label=12"], "label 12 is not a class: choose from 0 to 9"),
         (
             "class_conditional",
@@ -130,12 +169,12 @@ def test_an_upsampler_starts_from_the_enlarged_image_plus_noise(
         ),
         ("upsample", ["--upsampler={text_to_image}"], "and at least as large images"),
     ],
-    ids=lambda value: value[0][2:].split("=")[0] if isinstance(value, list) else None,
+    ids=lambda value: value[0][2:].split("=")[0] if isinstance(value, list) and value else None,
 )
 def test_a_bad_request_is_one_line_and_writes_nothing(
     name: str, argv: list[str], message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = {n: str(saved(trained, n)) for n in ("class_conditional", "text_to_image")}
+    paths = {n: str(saved(trained, n)) for n in ("class_conditional", "text_to_image", "upsample_concat")}
     filled = [word.format_map(paths) for word in argv]
     failure = fail(tmp_path, capsys, "generate", "--ckpt_path", saved(trained, name), "--number=1", *filled)
     assert failure.status in (1, 2)

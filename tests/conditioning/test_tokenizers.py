@@ -1,4 +1,6 @@
-"""Tokenizers: bytes of any script and back, and words whatever their case, form and punctuation."""
+"""Tokenizers: bytes and byte pairs of any script and back, and words whatever their case, form and punctuation."""
+
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -6,9 +8,11 @@ from hypothesis import strategies as st
 
 from diffusion_lightning.conditioning.tokenizers import (
     PAD_TOKEN,
+    BytePairTokenizer,
     ByteTokenizer,
     WordTokenizer,
     frequent_words,
+    learn_merges,
     normalize_words,
 )
 
@@ -88,3 +92,42 @@ def test_every_word_of_the_captions_is_known(texts):
         assert tokenizer.unknown(text) == []
         assert len(tokenizer.tokens(text)) == len(normalize_words(text))
         assert all(PAD_TOKEN < token < tokenizer.size for token in tokenizer.tokens(text))
+
+
+EXAMPLE = ["low"] * 5 + ["lower"] * 2 + ["newest"] * 6 + ["widest"] * 3
+"""The example of 1508.07909, sec. 3.2: (e s) occurs 9 times, (es t) 9, (l o) 7, ( lo w) 7, …; Ġ is the space."""
+
+
+def pieces(tokenizer, text):
+    return [tokenizer.encoder.id_to_token(token - 1) for token in tokenizer.tokens(text)]
+
+
+def test_the_most_frequent_pairs_are_merged_first():
+    merges = learn_merges(EXAMPLE, 256 + 5)
+    assert merges == ["e s", "es t", "l o", "Ġ lo", "Ġlo w"]
+    tokenizer = BytePairTokenizer(merges)
+    assert tokenizer.size == 1 + 256 + 5
+    assert pieces(tokenizer, "lowest") == ["Ġlow", "est"]  # a word that the example does not have
+    assert pieces(tokenizer, "a slow west") == ["Ġ", "a", "Ġ", "s", "lo", "w", "Ġ", "w", "est"]
+    assert tokenizer.tokens("low") == [1 + 256 + 4]
+
+
+def test_no_pair_is_merged_that_occurs_once():
+    assert learn_merges(["ab"], 1000) == []
+    assert learn_merges(["ab", "ab"], 1000) == ["a b", "Ġ ab"]
+
+
+@given(TEXTS)
+def test_the_text_of_any_script_comes_back_from_its_byte_pairs(text):
+    tokenizer = BytePairTokenizer(learn_merges(EXAMPLE, 300))
+    tokens = tokenizer.tokens(text)
+    assert all(PAD_TOKEN < token < tokenizer.size for token in tokens)
+    normal = unicodedata.normalize("NFKC", text).lower().strip()
+    assert tokenizer.encoder.decode([token - 1 for token in tokens]).strip() == normal
+
+
+def test_byte_pairs_do_not_depend_on_case_and_surrounding_space():
+    tokenizer = BytePairTokenizer(learn_merges(EXAMPLE, 300))
+    assert tokenizer.tokens(" Newest LOWER\n") == tokenizer.tokens("newest lower")
+    assert tokenizer.tokens("") == tokenizer.tokens(" ") == []
+    assert tokenizer.tokens("\ud83d") == tokenizer.tokens("?")

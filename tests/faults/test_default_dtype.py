@@ -22,10 +22,11 @@ from torch import Tensor
 import diffusion_lightning
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.callbacks import RestorationMetrics
-from diffusion_lightning.conditioning import ClassEmbedding, TextTransformer
+from diffusion_lightning.conditioning import ClassEmbedding, LowResolution, TextTransformer
 from diffusion_lightning.core import rng
 from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import Prediction
+from diffusion_lightning.data import NonLeakyAugmentation
 from diffusion_lightning.data.degrade import degrade
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise, ImageNetC, Transform
 from diffusion_lightning.degradations.imagenet_c import NAMES, SNOW
@@ -306,6 +307,20 @@ def test_the_dropped_conditions_do_not_depend_on_the_default_dtype(dtype):
 
     def compute() -> Any:
         return embedding.drop({"label": labels}, rng.keyed_generator("drop"))["label"]
+
+    assert_independent_of_default(compute, dtype)
+
+
+@under_another_default
+def test_augmentation_and_small_images_do_not_depend_on_the_default_dtype(dtype):
+    augmentation, conditioner = NonLeakyAugmentation(0.9), LowResolution(2, blur=0.5, noise=0.1)
+
+    def compute() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            augmented, labels = augmentation(images())
+        small = conditioner.randomize(conditioner.complete({}, images()), rng.keyed_generator("small"))
+        return augmented, labels, small["image"]
 
     assert_independent_of_default(compute, dtype)
 

@@ -252,6 +252,7 @@ STEPS = {  # what was written as T_max in each file
     "text_to_image": 4250,
     "text_to_image_cold": 2550,
     "upsample": 1020,
+    "upsample_concat": 440,
     **dict.fromkeys(("bridge_i2sb", "bridge_indi", "photo_blur"), 2000),
     "photo_noise": 1000,
     "photo_pixelate": 1500,

@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from diffusion_lightning import RestorationBatch
+from diffusion_lightning.conditioning import Conditioner
 from diffusion_lightning.core.conditions import Condition
 from diffusion_lightning.data import DegradationDataModule
 from diffusion_lightning.degradations import Degradation
@@ -24,9 +25,11 @@ def batch_of(
     degradation: Degradation | None = None,
     condition: Condition | None = None,
     degraded: Tensor | None = None,
+    conditioner: Conditioner | None = None,
 ) -> RestorationBatch:
     """The hook's batch from a transferred batch of uint8 images, or pairs, on this rank at this point of the run."""
-    module = tiny_module(degradation=degradation or blur(noise=0.1), time_sampler=UniformTime())
+    parts = {"degradation": degradation or blur(noise=0.1), "conditioner": conditioner}
+    module = tiny_module(time_sampler=UniformTime(), **parts)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=module,
         training=stage == "training",

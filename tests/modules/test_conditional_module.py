@@ -53,7 +53,7 @@ def test_the_network_gets_the_pooled_embedding_and_the_tokens() -> None:
         denoiser=ConditionalTiny(tokens=True), conditioner=tiny_text_transformer(), parameterization=Residual()
     )
     module.conditioner.fit(CONDITION)
-    pooled, tokens = module.conditioner(CONDITION)
+    pooled, tokens, _ = module.conditioner(CONDITION)
     expected = IMAGES + module.denoiser(IMAGES, TIMES, pooled=pooled, tokens=tokens)
     torch.testing.assert_close(predict(module, CONDITION), expected)
     torch.testing.assert_close(module(IMAGES, TIMES, ConditionEmbedding(pooled, tokens)), expected)

@@ -273,7 +273,7 @@ def test_a_network_of_diffusers_trains_on_captions(tmp_path: Path) -> None:
     condition = condition_of([0, 1, 2])
     prediction = module.conditional_denoiser(condition)(*images_and_times()).x0
     assert prediction.isfinite().all()
-    pooled, tokens = conditioner(condition)
+    pooled, tokens, _ = conditioner(condition)
     x, t = images_and_times()
     expected = adapter.module(x, 1000 * t, encoder_hidden_states=tokens, class_labels=pooled).sample
     torch.testing.assert_close(prediction, expected)
