@@ -18,6 +18,7 @@ from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
 from diffusion_lightning.modules.restoring import restore_each
 from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR, check_image_shape
+from diffusion_lightning.modules.rollout import Rollout, evaluating
 from diffusion_lightning.modules.sampling import SamplingConfig
 from diffusion_lightning.modules.severity import EstimatesSeverity
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
@@ -49,6 +50,7 @@ class RestorationModule(EstimatesSeverity):
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. ``CosineDecay``
             is as long as the run. ReduceLROnPlateau is stepped after each validation instead.
         severity_estimator: Estimates the severity of images for ``restore``; trained along, it changes no other weight.
+        rollout: Trains on some images x_t that the sampler makes, too; on exact ones only if None.
 
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
@@ -71,6 +73,7 @@ class RestorationModule(EstimatesSeverity):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         severity_estimator: nn.Module | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, severity_estimator)
         self.degradation = degradation
@@ -81,6 +84,7 @@ class RestorationModule(EstimatesSeverity):
         self.time_sampler = time_sampler or UniformSteps()
         self.conditioner = conditioner
         self.clip_denoised = clip_denoised
+        self.rollout = rollout
         self.sampling = SamplingConfig(sampler or ProbabilityFlow(), guidance)
         for part in (self.parameterization, self.loss, self.sampling.sampler, self.prior, self.time_sampler):
             part.check(degradation)
@@ -197,17 +201,34 @@ class RestorationModule(EstimatesSeverity):
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The restoration loss of a batch."""
+        batch = self.roll_out(batch)
         loss = self.training_loss(self.predict_training_batch(batch), batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.t))
         return loss
+
+    def roll_out(self, batch: RestorationBatch) -> RestorationBatch:
+        """A training batch, some of whose x_t the sampler has made if the module has a ``Rollout``."""
+        if self.rollout is None or self.current_epoch < self.rollout.from_epoch:
+            return batch
+
+        def denoise_fn(part: slice) -> PredictFn:
+            condition = batch.condition
+            return self.denoise_fn(None if condition is None else {name: v[part] for name, v in condition.items()})
+
+        with torch.no_grad(), evaluating(self):
+            key = self._batch_key()
+            return self.rollout(batch, denoise_fn, self.degradation, self.sampling.sampler, self.time_sampler, key)
+
+    def _batch_key(self) -> tuple[int, int, int]:
+        """(seed, rank, batch) of the random numbers of a training batch."""
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
+        return run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx
 
     def predict_training_batch(self, batch: RestorationBatch) -> Prediction:
         """The prediction of x_0 for a training batch, a fraction of whose conditions is dropped."""
         condition = batch.condition
         if self.conditioner is not None and condition is not None:
-            seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
-            key = (run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-            condition = self.conditioner.drop(condition, keyed_generator(*key, "condition"))
+            condition = self.conditioner.drop(condition, keyed_generator(*self._batch_key(), "condition"))
         return self.predict_x0(batch.degraded, batch.t, self._embed_condition(condition))
 
     def training_loss(self, prediction: Prediction, batch: RestorationBatch) -> Tensor:
