@@ -3,7 +3,7 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -149,41 +149,17 @@ class Sampler(KeepsArguments, ABC):
         if not 0 < t_start <= 1:
             raise ValueError(f"t_start={t_start}: sampling starts at a severity in (0, 1]")
         self.check(degradation)
-        times = self.times(degradation, t_start)
-        yield from self.follow(denoise_fn, degradation, x, times, params, generator, steps=len(times) - 1)
-
-    @torch.no_grad()
-    def follow(
-        self,
-        denoise_fn: DenoiseFn,
-        degradation: Degradation,
-        x: Tensor,
-        times: Sequence[float],
-        params: Params | None = None,
-        generator: Generators = None,
-        steps: int = 1,
-    ) -> Iterator[Step]:
-        """Sample along any decreasing times and yield one ``Step`` per time; that of the last has its image as x̂_0.
-
-        Args:
-            denoise_fn: The denoiser, (x_t (B, C, H, W), t (B,)) → x̂_0.
-            degradation: The degradation of the images.
-            x: The images at the first time, (B, C, H, W).
-            times: The times, in [0, 1].
-            params: The random parameters of the degradation; a missing noise is 0.
-            generator: For samplers that add noise.
-            steps: N, the number of steps of a whole trajectory with steps of this size.
-        """
         params = dict(params or {})
         if self.fixed_noise and degradation.noisy:
             params.setdefault("noise", x.new_zeros(()).expand_as(x))  # which takes no memory
-        state = SamplerState(denoise_fn, degradation, params, generator, self.fixed_noise, steps)
+        times = self.times(degradation, t_start)
+        state = SamplerState(denoise_fn, degradation, params, generator, self.fixed_noise, len(times) - 1)
         for t, s in itertools.pairwise(times):
             x0, x_next = self.step(state, x, t, s)
             state.previous = Step(t, x, x0)
             yield state.previous
             x = x_next
-        yield Step(times[-1], x, x)
+        yield Step(0.0, x, x)
 
     def __call__(
         self,

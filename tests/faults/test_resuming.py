@@ -262,7 +262,11 @@ def test_a_run_ended_by_a_signal_continues_exactly(signum: int, hook: str, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}, {"workers": 1, "rollout": Rollout(1.0)}], ids=["", "accumulation", "workers, rollout"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"accumulate_grad_batches": 2}, {"workers": 1, "rollout": Rollout(1.0)}],
+    ids=["", "accumulation", "workers, rollout"],
+)
 def test_a_run_of_two_processes_continues_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
     both = {"devices": 2, "strategy": "ddp_fork", "dropout": True, **settings}
     fit(tmp_path / "whole", **STEPS, **both)

@@ -7,23 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.captioned import condition_of
-from helpers.conditional_modules import conditional_module
 from helpers.degradation_cases import DEGRADATIONS
-from helpers.keyed_params import keyed_params
 from helpers.oracles import Perfect
 from helpers.runs import DEBUG, QUIET, Stored, Tiny, blur, fail, tiny_module, tiny_trainer
+from helpers.sampler_cases import RANDOM, SAMPLERS
+from helpers.sampling import smooth_denoiser
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationBatch, RestorationModule
+from diffusion_lightning.core.precision import times_like
+from diffusion_lightning.core.rng import keyed_generator, per_image_generators
+from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Prediction, as_prediction
 from diffusion_lightning.data import degrade
 from diffusion_lightning.degradations import Degradation, GaussianNoise, Pixelate
-from diffusion_lightning.degradations.noise_schedules import Karras
+from diffusion_lightning.degradations.noise_schedules import VE, Karras
 from diffusion_lightning.modules import Rollout
 from diffusion_lightning.objectives.time_samplers import LogNormalNoiseLevel, UniformSteps, UniformTime
-from diffusion_lightning.samplers import DDPM, Cold, Heun, ProbabilityFlow, Sampler
+from diffusion_lightning.samplers import DDPM, Heun, Naive, ProbabilityFlow, Sampler
+from diffusion_lightning.samplers.base import SamplerState, Step
 
 KEY = (0, 0, 0)
 
@@ -34,16 +37,14 @@ def images(number: int, side: int = 16) -> Tensor:
 
 
 def exact_batch(degradation: Degradation, clean: Tensor, t: float = 0.5) -> RestorationBatch:
-    """The images, all at the time t."""
-    times = torch.full((len(clean),), t, dtype=torch.float32)
-    return RestorationBatch(
-        clean, degradation(clean, times, params := keyed_params(degradation, clean)), times, params=params
-    )
+    """The images, all at the time t, with their positions as labels."""
+    times, labels = torch.full((len(clean),), t, dtype=torch.float32), {"label": torch.arange(len(clean))}
+    return degrade(degradation, clean, times, per_image_generators(0, range(len(clean))), condition=labels)
 
 
 def rolled(rollout: Rollout, degradation: Degradation, batch: RestorationBatch, sampler: Sampler) -> RestorationBatch:
-    """The batch after a rollout with a denoiser that knows the clean images."""
-    perfect = lambda part: as_prediction(Perfect(batch.clean[part]))  # noqa: E731
+    """The batch after a rollout with a denoiser that knows the clean images by their labels."""
+    perfect = lambda condition: as_prediction(Perfect(batch.clean[condition["label"]]))  # noqa: E731
     return rollout(batch, perfect, degradation, sampler, UniformSteps(), KEY)
 
 
@@ -58,8 +59,9 @@ class Still(Sampler):
         return x, x
 
 
-def unused(part: slice) -> Any:
-    """No denoiser."""
+def unused(condition: Any) -> Any:
+    """A denoiser whose predictions nobody needs."""
+    return lambda x, t: Prediction(x)
 
 
 def at(module: RestorationModule, batch: int = 0, rank: int = 0, epoch: int = 0) -> RestorationModule:
@@ -79,10 +81,47 @@ def at(module: RestorationModule, batch: int = 0, rank: int = 0, epoch: int = 0)
 def test_with_the_true_images_the_sampler_makes_the_exact_x_t(case: str) -> None:
     degradation = DEGRADATIONS[case]()
     batch = exact_batch(degradation, images(8))
-    result = rolled(Rollout(share=1.0, groups=3), degradation, batch, ProbabilityFlow())
+    result = rolled(Rollout(share=1.0, groups=4), degradation, batch, ProbabilityFlow())
     expected = degradation(batch.clean, result.t, batch.params or {})
     torch.testing.assert_close(result.degraded, expected, rtol=0, atol=1e-5)
     assert result.clean is batch.clean
+    assert len(set(result.t.tolist())) > 1 or degradation.steps < 4
+
+
+class Recorded(Rollout):
+    """Keeps the times of its groups."""
+
+    paths: list[list[float]]
+
+    def times(self, degradation: Degradation, t: float, u: float) -> list[float]:
+        self.paths.append(super().times(degradation, t, u))
+        return self.paths[-1]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_groups_that_share_an_evaluation_step_as_each_alone(name: str) -> None:
+    degradation, sampler = GaussianNoise(steps=12, schedule=VE(sigma_max=5.0)), SAMPLERS[name](None)
+    batch = exact_batch(degradation, images(6, 4))
+
+    def denoiser_for(condition: Any) -> Any:
+        return lambda x, t: Prediction(smooth_denoiser(x, t) + append_dims(condition["label"], x) / 5)
+
+    rollout = Recorded(1.0, steps=3, groups=1 if name in RANDOM else 3)  # the groups share the generator
+    rollout.paths = []
+    result = rollout(batch, denoiser_for, degradation, sampler, UniformTime(), KEY)
+    assert {len(path) for path in rollout.paths} == {4}
+    for part, path in zip(torch.arange(6).chunk(rollout.groups), rollout.paths, strict=True):
+        noise = keyed_generator(*KEY, "rollout noise")
+        params = {"noise": batch.params["noise"][part]}
+        denoise_fn = denoiser_for({"label": part})
+        steps = round(3 / (path[0] - path[-1]))
+        state = SamplerState(denoise_fn, degradation, params, noise, sampler.fixed_noise, steps)
+        x = degradation(batch.clean[part], times_like(batch.clean[part], path[0]), params)
+        for t, s in itertools.pairwise(path):
+            x0, x_next = sampler.step(state, x, t, s)
+            state.previous, x = Step(t, x, x0), x_next
+        torch.testing.assert_close(result.degraded[part], x, rtol=1e-9, atol=1e-9)
+        assert result.t[part].tolist() == pytest.approx([path[-1]] * len(part), abs=1e-7)
 
 
 def test_a_sampler_that_adds_noise_keeps_the_variance() -> None:
@@ -140,7 +179,7 @@ def test_the_steps_are_equal_and_on_the_grid_if_t_is(steps: int) -> None:
     assert rollout.times(noise, 0.31234, 0.5)[-1] == 0.31234
 
 
-def test_churn_raises_the_noise_as_in_a_trajectory_with_steps_of_that_size() -> None:
+def test_churn_is_that_of_a_trajectory_with_steps_of_that_size() -> None:
     """EDM's γ is churn/N, with N steps from 1 to 0."""
     sizes: list[float] = []
 
@@ -205,14 +244,26 @@ def test_random_numbers_have_the_key_of_the_batch() -> None:
     assert not torch.equal(results[0].t, results[3].t)
 
 
-def test_every_image_is_predicted_with_its_own_condition() -> None:
-    module = at(conditional_module(rollout=Rollout(1.0, groups=3)))
-    conditions: list[Tensor] = []
-    denoise = module.denoise_fn
-    module.denoise_fn = lambda condition: (conditions.append(condition["label"]), denoise(condition))[1]  # type: ignore[method-assign,assignment]
-    clean, condition = images(4, 8)[:, :1].float(), condition_of([0, 1, 2, 4])
-    module.roll_out(degrade(module.degradation, clean, torch.ones(4, dtype=torch.float32), condition=condition))
-    assert torch.equal(torch.cat(conditions), condition["label"])
+def test_the_module_s_rollout_uses_its_sampler_and_the_conditions() -> None:
+    class Conditions(RestorationModule):
+        """Predicts the label of the image, and keeps the labels that it is given."""
+
+        labels: list[list[int]]
+
+        def denoise_fn(self, condition: Any = None, sampling: Any = None) -> Any:
+            self.labels.append(condition["label"].tolist())
+            return lambda x, t: Prediction(append_dims(condition["label"], x).expand_as(x))
+
+    module = at(Conditions(blur(steps=20), Tiny(), sampler=Naive(), rollout=Rollout(0.75, steps=1, groups=3)))
+    module.labels = []
+    batch = exact_batch(module.degradation, images(8, 8).float())
+    result = module.roll_out(batch)
+    (labels,) = module.labels
+    assert len(labels) in (4, 6)  # a group with t = 1 has no step
+    assert set(labels) <= set(range(6))
+    for label in labels:
+        expected = torch.full_like(batch.clean[0], label)  # a blurred constant is that constant
+        torch.testing.assert_close(result.degraded[label], expected, rtol=0, atol=1e-5)
 
 
 def trained(folder: Path, rollout: Rollout | None, **settings: Any) -> dict[str, Tensor]:
@@ -225,7 +276,11 @@ def trained(folder: Path, rollout: Rollout | None, **settings: Any) -> dict[str,
 
 def test_without_images_from_the_sampler_training_is_bitwise_the_same(tmp_path: Path) -> None:
     plain = trained(tmp_path, None)
-    for rollout, same in ((Rollout(0.0), True), (Rollout(1.0, from_epoch=2), True), (Rollout(1.0, from_epoch=1), False)):
+    for rollout, same in (
+        (Rollout(0.0), True),
+        (Rollout(1.0, from_epoch=2), True),
+        (Rollout(1.0, from_epoch=1), False),
+    ):
         state = trained(tmp_path, rollout)
         assert all(torch.equal(state[name], value) for name, value in plain.items()) == same
 
