@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +40,31 @@ class Rollout(ChecksArguments):
         share: The share of such images, in [0, 1].
         steps: Equal sampler steps from t' to t; fewer where the grid of t has no more between them.
         from_epoch: The first epoch with such images, counted from 0.
+        start: t': ``end`` is 1, where generation and the restoration of the worst images begin; ``random`` is uniform
+            between t and 1.
         groups: Into how many groups those of a batch are divided: a group has one t' and one t, and each of its steps
             is one call of the sampler.
     """
 
-    def __init__(self, share: float = 0.5, steps: int = 2, from_epoch: int = 0, groups: int = 8) -> None:
+    def __init__(
+        self,
+        share: float = 0.5,
+        steps: int = 2,
+        from_epoch: int = 0,
+        start: Literal["end", "random"] = "end",
+        groups: int = 8,
+    ) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"share={share}: the share of the images of a batch is in [0, 1]; 0.5 is a good start")
         for name, value, least in (("steps", steps, 1), ("from_epoch", from_epoch, 0), ("groups", groups, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}: choose an integer of at least {least}")
+        if start not in ("end", "random"):
+            raise ValueError(f"start={start!r}: choose end or random")
         self.share = share
         self.steps = steps
         self.from_epoch = from_epoch
+        self.start = start
         self.groups = groups
 
     @torch.no_grad()
@@ -104,9 +117,9 @@ class Rollout(ChecksArguments):
         return batch._replace(degraded=torch.cat([x, rest[0]]), t=torch.cat([t.to(batch.t.dtype), rest[1]]))
 
     def times(self, degradation: Degradation, t: float, u: float) -> list[float]:
-        """The times from t' = t + u (1 − t) to t, with u in [0, 1); if t is k/T, so are all."""
+        """The times from t' to t, with u in [0, 1) for a random t' = t + u (1 − t); if t is k/T, so are all."""
         end = t * degradation.steps
-        step = u * (degradation.steps - end) / self.steps
+        step = (u if self.start == "random" else 1) * (degradation.steps - end) / self.steps
         positions = [end + step * number for number in range(self.steps, 0, -1)]
         if abs(end - round(end)) <= GRID_TOLERANCE:
             rounded = dict.fromkeys(math.ceil(position) for position in positions)

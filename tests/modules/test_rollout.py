@@ -81,7 +81,7 @@ def at(module: RestorationModule, batch: int = 0, rank: int = 0, epoch: int = 0)
 def test_with_the_true_images_the_sampler_makes_the_exact_x_t(case: str) -> None:
     degradation = DEGRADATIONS[case]()
     batch = exact_batch(degradation, images(8))
-    result = rolled(Rollout(share=1.0, groups=4), degradation, batch, ProbabilityFlow())
+    result = rolled(Rollout(1.0, start="random", groups=4), degradation, batch, ProbabilityFlow())
     expected = degradation(batch.clean, result.t, batch.params or {})
     torch.testing.assert_close(result.degraded, expected, rtol=0, atol=1e-5)
     assert result.clean is batch.clean
@@ -164,7 +164,7 @@ def test_times_have_the_distribution_of_the_time_sampler() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_steps_are_equal_and_on_the_grid_if_t_is(steps: int) -> None:
-    rollout, pixels, noise = Rollout(steps=steps), Pixelate(steps=4), GaussianNoise(steps=1000)
+    rollout, pixels, noise = Rollout(steps=steps, start="random"), Pixelate(steps=4), GaussianNoise(steps=1000)
     for k, u in itertools.product((1, 2, 3, 4), (0.0, 0.01, 0.4, 0.99)):
         t = torch.tensor(k / 4, dtype=torch.float32).item()
         times = rollout.times(pixels, t, u)
@@ -177,6 +177,9 @@ def test_the_steps_are_equal_and_on_the_grid_if_t_is(steps: int) -> None:
     between = torch.tensor(rollout.times(noise, 0.31234, 0.5), dtype=torch.float64)
     torch.testing.assert_close(between.diff(), torch.full_like(between[1:], -0.5 * 0.68766 / steps))
     assert rollout.times(noise, 0.31234, 0.5)[-1] == 0.31234
+    from_end = Rollout(steps=steps).times(noise, 0.31234, 0.5)
+    assert from_end == Rollout(steps=steps, start="random").times(noise, 0.31234, 1.0)
+    assert (from_end[0], from_end[-1], len(from_end)) == (1.0, 0.31234, steps + 1)
 
 
 def test_churn_is_that_of_a_trajectory_with_steps_of_that_size() -> None:
@@ -302,6 +305,7 @@ def test_mixed_precision_trains_all_weights(tmp_path: Path) -> None:
         ({"steps": True}, "steps=True"),
         ({"from_epoch": -1}, "from_epoch=-1: choose an integer of at least 0"),
         ({"groups": 2.0}, "groups=2.0"),
+        ({"start": "later"}, "start='later': choose end or random"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
