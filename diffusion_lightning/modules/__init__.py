@@ -3,6 +3,7 @@
 from diffusion_lightning.modules.adversarial import AdversarialModule
 from diffusion_lightning.modules.classifier import DegradedClassifier
 from diffusion_lightning.modules.restoration import RestorationModule
+from diffusion_lightning.modules.rollout import Rollout
 from diffusion_lightning.modules.sampling import SamplingConfig, choose_tiling
 from diffusion_lightning.modules.schedules import CosineDecay
 
@@ -11,6 +12,7 @@ __all__ = [
     "CosineDecay",
     "DegradedClassifier",
     "RestorationModule",
+    "Rollout",
     "SamplingConfig",
     "choose_tiling",
 ]

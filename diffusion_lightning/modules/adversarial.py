@@ -69,6 +69,7 @@ class AdversarialModule(RestorationModule):
         denoiser_opt, disc_opt = self.optimizers()  # type: ignore[attr-defined]  # two, as configure_optimizers made them
         # Lightning counts the steps of every optimizer: without those of this one, `max_steps` and EMA count batches.
         disc_opt._on_before_step = disc_opt._on_after_step = lambda: None
+        batch = self.roll_out(batch)
         prediction = self.predict_training_batch(batch)
 
         disc_loss = discriminator_loss(self.discriminator(batch.clean), self.discriminator(prediction.x0.detach()))

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.checkpoints import checked_arguments, keep_serializable, without_module_warning
+from diffusion_lightning.core.rng import run_seed
 from diffusion_lightning.core.trust import trusting
 from diffusion_lightning.modules import resuming
 from diffusion_lightning.modules.divergence import DivergenceGuard
@@ -156,6 +157,11 @@ class TrainableModule(ChecksArguments, DivergenceGuard, Shareable, ABC):
         """The number of optimizer steps of the run, which can be infinite."""
         steps = self.trainer.estimated_stepping_batches
         return max(steps, 1) if steps >= 0 else math.inf
+
+    def batch_key(self) -> tuple[int, int, int]:
+        """(seed, rank, batch), the key of the random numbers of this training batch."""
+        seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
+        return run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx
 
     def on_train_start(self) -> None:
         """Continue at the batch after the checkpoint, if the run was resumed from one."""

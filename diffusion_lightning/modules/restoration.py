@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from diffusion_lightning.conditioning.base import ConditionEmbedding, Conditioner
 from diffusion_lightning.core.conditions import Condition
-from diffusion_lightning.core.rng import keyed_generator, per_image_generators, run_seed
+from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance, clip_denoised
 from diffusion_lightning.modules.adaptive_times import AdaptsTimes
+from diffusion_lightning.modules.fitting import fit_parts
 from diffusion_lightning.modules.restoring import restore_each
-from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR, check_image_shape
-from diffusion_lightning.modules.sampling import SamplingConfig
+from diffusion_lightning.modules.resume_checks import DEFAULT_PRIOR
+from diffusion_lightning.modules.rollout import Rollout, evaluating
+from diffusion_lightning.modules.sampling import SamplingConfig, step_generators
 from diffusion_lightning.modules.severity import EstimatesSeverity
 from diffusion_lightning.objectives.losses import L1, RestorationLoss
 from diffusion_lightning.objectives.parameterizations import X0, Parameterization
@@ -50,6 +52,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         lr_scheduler: Built with the optimizer and stepped after every optimizer step; none by default. ``CosineDecay``
             is as long as the run. ReduceLROnPlateau is stepped after each validation instead.
         severity_estimator: Estimates the severity of images for ``restore``; trained along, it changes no other weight.
+        rollout: Trains on some images x_t that the sampler makes, too; on exact ones only if None.
 
     Attributes:
         sampling: The sampler, the guidance and the seed that ``predict_step`` uses.
@@ -72,6 +75,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         severity_estimator: nn.Module | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, severity_estimator)
         self.degradation = degradation
@@ -82,6 +86,7 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         self.time_sampler = time_sampler or UniformSteps()
         self.conditioner = conditioner
         self.clip_denoised = clip_denoised
+        self.rollout = rollout
         self.sampling = SamplingConfig(sampler or ProbabilityFlow(), guidance)
         for part in (self.parameterization, self.loss, self.sampling.sampler, self.prior, self.time_sampler):
             part.check(degradation)
@@ -194,21 +199,28 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         """
         sampling = sampling or self.sampling
         x, params = self.sample_prior(indices, sampling.seed)
-        return self.sample_from(x, 1.0, params, _step_generators(sampling.seed, indices), condition, sampling)
+        return self.sample_from(x, 1.0, params, step_generators(sampling.seed, indices), condition, sampling)
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The restoration loss of a batch."""
+        batch = self.roll_out(batch)
         loss = self.training_loss(self.predict_training_batch(batch), batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.t))
         return loss
+
+    def roll_out(self, batch: RestorationBatch) -> RestorationBatch:
+        """A training batch, some of whose x_t the sampler has made if the module has a ``Rollout``."""
+        if self.rollout is None or self.current_epoch < self.rollout.from_epoch:
+            return batch
+        with evaluating(self):
+            parts = self.denoise_fn, self.degradation, self.sampling.sampler, self.time_sampler
+            return self.rollout(batch, *parts, self.batch_key())
 
     def predict_training_batch(self, batch: RestorationBatch) -> Prediction:
         """The prediction of x_0 for a training batch, a fraction of whose conditions is dropped."""
         condition = batch.condition
         if self.conditioner is not None:
-            seed = getattr(getattr(self.trainer, "datamodule", None), "seed", None)
-            key = (run_seed() if seed is None else seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-            generator = keyed_generator(*key, "condition")
+            generator = keyed_generator(*self.batch_key(), "condition")
             condition = self.conditioner.randomize(condition, generator, self.trainer.global_step)
         return self.predict_x0(batch.degraded, batch.t, self._embed_condition(condition))
 
@@ -231,27 +243,13 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         """Generate the images of a ``GenerationBatch``, or restore ``batch.degraded``, each from its own t."""
         if isinstance(batch, GenerationBatch):
             return self.generate(batch.index, batch.condition)
-        generators = None if batch.index is None else _step_generators(self.sampling.seed, batch.index)
+        generators = None if batch.index is None else step_generators(self.sampling.seed, batch.index)
         return restore_each(self.sample_from, self.degradation, batch, generators, self.sampling)
 
     def on_fit_start(self) -> None:
         """Fit the prior and the conditioner to the data on rank zero, unless they are fitted, and broadcast them."""
         super().on_fit_start()
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if self.conditioner is not None and not self.conditioner.state and hasattr(data, "condition"):
-            if self.trainer.is_global_zero:
-                self.conditioner.fit(data.condition("train"))
-            self.conditioner.state = self.trainer.strategy.broadcast(self.conditioner.state)
-        if self.prior.fitted:
-            if hasattr(data, "clean_images"):
-                check_image_shape(next(iter(data.clean_images("train", 1))), self.image_shape)
-            return
-        if not hasattr(data, "clean_images"):
-            raise ValueError("the prior is fitted to data: use a DegradationDataModule, or call prior.fit before fit")
-        if self.trainer.is_global_zero:
-            images = data.degraded_images if self.degradation.needs_pairs else data.clean_images
-            self.prior.fit(images(self.prior.split, self.prior.max_images), self.degradation)
-        self.prior.state = self.trainer.strategy.broadcast(self.prior.state)
+        fit_parts(self.trainer, self.prior, self.conditioner, self.degradation)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the fitted prior and conditioner."""
@@ -294,8 +292,3 @@ def as_restoration_module(module: LightningModule) -> RestorationModule:
     if not isinstance(module, RestorationModule):
         raise ValueError(f"this command or callback needs a RestorationModule, got {type(module).__name__}")
     return module
-
-
-def _step_generators(seed: int, indices: Iterable[int] | Tensor) -> list[torch.Generator]:
-    # "walk" is part of the random key: another word would change the images of every seed.
-    return per_image_generators(seed, indices, "walk")

@@ -1,11 +1,13 @@
 """How a module samples: the sampler, the guidance, the tiling, the seed, and functions that follow it, in one value."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.core.rng import per_image_generators
 from diffusion_lightning.core.types import Generators, Params, PredictFn
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.guidance.base import Guidance
@@ -101,3 +103,9 @@ def choose_tiling(network: nn.Module, image_shape: tuple[int, int, int], tile: T
         side, max_whole = tile, 0
     size = Tiling.round_up(side, multiple)
     return Tiling(size, min(size // 4, MAX_OVERLAP), multiple, max_whole)
+
+
+def step_generators(seed: int, indices: Iterable[int] | Tensor) -> list[torch.Generator]:
+    """One generator per image for the noise that samplers add."""
+    # "walk" is part of the random key: another word would change the images of every seed.
+    return per_image_generators(seed, indices, "walk")

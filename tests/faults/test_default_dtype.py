@@ -37,6 +37,7 @@ from diffusion_lightning.guidance.base import clip_denoised
 from diffusion_lightning.metrics.likelihood import dequantize, exact_probes, flow_log_likelihood, rademacher
 from diffusion_lightning.metrics.restoration import restoration_metrics
 from diffusion_lightning.metrics.variational_bound import variational_bound
+from diffusion_lightning.modules import Rollout
 from diffusion_lightning.networks import ADMClassifier, Discriminator, NCSNpp, UNet, UNetClassifier
 from diffusion_lightning.networks.blocks import timestep_embedding
 from diffusion_lightning.networks.time_embedding import SinusoidalEmbedding
@@ -60,6 +61,7 @@ from diffusion_lightning.objectives import (
     Velocity,
 )
 from diffusion_lightning.priors import BlockMeans, ChannelMeans, HeldOutImages
+from diffusion_lightning.samplers import DDPM
 
 PACKAGE = Path(diffusion_lightning.__file__).parent
 OTHERS = [torch.bfloat16, torch.float64]
@@ -178,6 +180,18 @@ def test_a_sampler_does_not_depend_on_the_default_dtype(name, dtype):
                 outputs.append(sampler(Perfect(0.9 * x), degradation, start.degraded, start.params, generators))
                 outputs.append(sampler.times(degradation))
         return outputs
+
+    assert_independent_of_default(compute, dtype)
+
+
+@under_another_default
+def test_a_rollout_does_not_depend_on_the_default_dtype(dtype):
+    def compute() -> Any:
+        degradation, x = GaussianNoise(steps=12), images()
+        batch = degrade(degradation, x, times(), per_image_generators(0, range(3)))
+        denoiser_for = lambda condition: lambda noisy, t: Prediction(0.9 * noisy)  # noqa: E731
+        rolled = Rollout(1.0, groups=2)(batch, denoiser_for, degradation, DDPM(), UniformSteps(), (0, 0, 0))
+        return rolled.degraded, rolled.t
 
     assert_independent_of_default(compute, dtype)
 

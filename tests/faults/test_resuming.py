@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from diffusion_lightning.callbacks import EMA, RestorationMetrics, TrainingCheckpoint
+from diffusion_lightning.modules import Rollout
 from diffusion_lightning.networks import SeverityEstimator
 from diffusion_lightning.objectives import ImportanceSampledSteps
 
@@ -93,6 +94,7 @@ def fit(
     batch_size: int = 4,
     severity_estimator: bool = False,
     importance_sampling: bool = False,
+    rollout: Rollout | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any] | None, Record, Scores]:
     """Train on 22 images in batches of 4: five batches an epoch; the last checkpoint, and what happened."""
@@ -104,6 +106,7 @@ def fit(
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
         severity_estimator=SeverityEstimator(1, width=4) if severity_estimator else None,
         time_sampler=ImportanceSampledSteps(history=2) if importance_sampling else None,
+        rollout=rollout,
     )
     record, scores = Record(), Scores()
     saved = TrainingCheckpoint(str(folder), monitor="val/loss", every_n_steps=every_n_steps)
@@ -201,6 +204,11 @@ def test_importance_sampling_continues_exactly(tmp_path: Path) -> None:
     assert saved["counts"].min() >= 2
 
 
+def test_images_from_the_sampler_continue_exactly(tmp_path: Path) -> None:
+    rollout = Rollout(0.5, from_epoch=1, groups=2)
+    check(tmp_path, STEPS, STEPS, StopAt("on_before_optimizer_step", 8), dropout=True, rollout=rollout)
+
+
 @pytest.mark.parametrize("every", [{"every_n_train_steps": 4}, {"every_n_epochs": 1}], ids=str)
 def test_checkpoints_of_lightning_continue_exactly(every: dict[str, int], tmp_path: Path) -> None:
     expected, *_ = fit(tmp_path / "whole", max_epochs=4, dropout=True)
@@ -267,7 +275,9 @@ def test_a_run_ended_by_a_signal_continues_exactly(signum: int, hook: str, tmp_p
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
 @pytest.mark.parametrize(
-    "settings", [{"importance_sampling": True}, {"accumulate_grad_batches": 2}, {"workers": 1}], ids=str
+    "settings",
+    [{"importance_sampling": True}, {"accumulate_grad_batches": 2}, {"workers": 1, "rollout": Rollout(1.0)}],
+    ids=["importance sampling", "accumulation", "workers, rollout"],
 )
 def test_a_run_of_two_processes_continues_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
     both = {"devices": 2, "strategy": "ddp_fork", "dropout": True, **settings}
