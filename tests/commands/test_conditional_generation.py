@@ -115,7 +115,7 @@ def test_an_upsampler_starts_from_the_enlarged_image_plus_noise(
     assert noise.std() == pytest.approx(0.3, rel=0.02)
 
 
-def test_a_concatenating_upsampler_starts_from_noise_with_the_image_as_condition(
+def test_a_concatenating_upsampler_starts_from_noise_beside_the_image(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -140,7 +140,7 @@ def test_a_concatenating_upsampler_starts_from_noise_with_the_image_as_condition
     assert all(abs(made[name] - again[name]).max() <= 1 for name in made)
 
 
-def test_a_concatenating_upsampler_restores_enlarged_images_of_any_size(trained: Path, tmp_path: Path) -> None:
+def test_a_concatenating_upsampler_restores_enlarged_images(trained: Path, tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 600).reshape(20, 30).astype(np.uint8)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     argv = ["--input", tmp_path / "ramp.png", "--output", tmp_path / "out", "--steps=2", *QUIET]

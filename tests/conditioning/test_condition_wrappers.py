@@ -50,7 +50,7 @@ def around(conditioner):
     return conditioner(conditioner=None), conditioner(conditioner=classes), classes
 
 
-def test_the_embedding_of_augmentation_labels_is_linear_and_added_to_that_of_the_class():
+def test_the_embedding_of_augmentation_labels_is_linear_and_added():
     alone, beside, classes = around(lambda **inner: AugmentationLabels(5, **inner))
     for conditioner, base in ((alone, torch.zeros(3, 5)), (beside, classes.encode(labels()).pooled)):
         condition = labels() | augmented()
@@ -59,7 +59,7 @@ def test_the_embedding_of_augmentation_labels_is_linear_and_added_to_that_of_the
         assert torch.equal(conditioner.encode(labels() | {"augmentation": torch.zeros(3, 9)}).pooled, base)
 
 
-def test_without_augmentation_labels_the_embedding_is_that_of_images_as_they_are():
+def test_without_augmentation_labels_nothing_is_added():
     alone, beside, classes = around(lambda **inner: AugmentationLabels(5, **inner))
     assert torch.equal(beside.encode(labels()).pooled, classes.encode(labels()).pooled)
     assert torch.equal(beside.encode(None).pooled, classes.encode(None).pooled)
@@ -93,7 +93,7 @@ def test_wrappers_hold_each_other_in_either_order():
     assert one.optional_keys == other.optional_keys == ("augmentation",)
 
 
-def test_a_missing_class_is_an_error_and_no_class_at_all_the_null_class():
+def test_a_missing_class_is_an_error_and_none_at_all_the_null_class():
     conditioner = AugmentationLabels(5, conditioner=ClassEmbedding(2, 5))
     with pytest.raises(ValueError, match="ClassEmbedding needs a label for each image"):
         conditioner.encode({"caption": ["a"]} | augmented(1))
@@ -102,7 +102,7 @@ def test_a_missing_class_is_an_error_and_no_class_at_all_the_null_class():
     torch.testing.assert_close(conditioner.encode(both).pooled, expected)
 
 
-def test_the_vocabulary_of_the_inner_conditioner_is_the_state_of_the_outer_one():
+def test_the_vocabulary_of_the_inner_conditioner_is_the_state():
     text = TextTransformer(max_length=4, dim=8, layers=1, heads=1)
     conditioner = LowResolution(conditioner=text)
     conditioner.fit({"caption": ["red cat"]})
@@ -149,7 +149,7 @@ class Parts(nn.Module):
         return x[:, 2:]
 
 
-def test_the_network_gets_the_small_image_enlarged_bilinearly_beside_x_t():
+def test_the_network_gets_the_enlarged_small_image_beside_x_t():
     image, x = torch.rand(2, 2, 3, 3, dtype=torch.float64), torch.rand(2, 2, 6, 6, dtype=torch.float64)
     enlarged = ConditionEmbedding(image=image).apply(Parts(), x, torch.ones(2))
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")  # by hand: weights 3/4 and 1/4 at twice the size
@@ -176,7 +176,7 @@ def test_the_blur_is_a_normalized_gaussian_of_each_image_s_width():
         torch.testing.assert_close(own, F.conv2d(padded, (kernel / kernel.sum())[None, None])[0])
 
 
-def test_conditioning_augmentation_blurs_a_fraction_and_adds_noise_up_to_the_maximum():
+def test_conditioning_augmentation_blurs_a_fraction_and_adds_noise():
     condition = {"image": torch.rand(4000, 1, 4, 4)}
     blurred = LowResolution(blur=0.3).randomize(condition, keyed_generator(0))["image"]
     changed = (blurred != condition["image"]).flatten(1).any(1)
@@ -228,7 +228,7 @@ def test_training_has_blurred_small_images_and_validation_clean_ones(tmp_path):
     assert train.shape == val.shape
 
 
-def test_the_small_image_changes_the_prediction_and_its_absence_is_an_error():
+def test_the_small_image_changes_the_prediction_and_is_needed():
     module, x, t = upsampler(), torch.randn(2, 1, 8, 8), torch.full((2,), 0.5)
     one, other = (module.conditional_denoiser(small(2))(x, t).x0 for _ in range(2))
     assert (one - other).abs().max() > 1e-4
