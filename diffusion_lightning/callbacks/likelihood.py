@@ -1,5 +1,6 @@
 """Bits per dimension of held-out images: by the probability flow's density, or by the variational bound."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -42,11 +43,14 @@ class Likelihood(EvaluationCallback):
     Args:
         images: Held-out images to evaluate.
         method: ``ode`` or ``vlb``.
-        steps: Steps of the flow, four network evaluations each, 32 if None; or steps of the chain, one evaluation
-            each, T if None.
+        steps: Steps of the flow by ``rk4``, four network evaluations each, 32 if None; or steps of the chain, one
+            evaluation each, T if None.
         probes: Probes of Hutchinson's estimate for each image.
         every_n_validations: Run in every n-th validation.
         name: A suffix of the name of the score, ``bpd/name``; a second such callback needs one.
+        solver: Of the flow: ``rk4``, with fixed steps, or ``dopri5``, which chooses them, as in score SDE.
+        rtol: The relative error of a step of ``dopri5``.
+        atol: Its absolute error.
     """
 
     def __init__(
@@ -57,6 +61,9 @@ class Likelihood(EvaluationCallback):
         probes: int = 1,
         every_n_validations: int = 1,
         name: str = "",
+        solver: Literal["rk4", "dopri5"] = "rk4",
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
     ) -> None:
         super().__init__([], images, None, every_n_validations, name)
         if method not in NAMES:
@@ -65,10 +72,17 @@ class Likelihood(EvaluationCallback):
             raise ValueError(f"steps={steps}: choose at least 1, or leave it out")
         if probes < 1:
             raise ValueError(f"probes={probes}: Hutchinson's estimate needs at least 1")
+        if solver not in ("rk4", "dopri5"):
+            raise ValueError(f"solver={solver!r}: choose rk4 or dopri5")
+        if not (0 < rtol < math.inf and 0 < atol < math.inf):
+            raise ValueError(f"rtol={rtol}, atol={atol}: choose positive tolerances, 1e-5 as in score SDE")
         self.images = images
         self.method = method
         self.steps = steps
         self.probes = probes
+        self.solver = solver
+        self.rtol = rtol
+        self.atol = atol
         self.bits = MeanMetric(nan_strategy="disable")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -124,8 +138,9 @@ class Likelihood(EvaluationCallback):
         steps = self.steps or ODE_STEPS
         images = dequantize(clean, generators)
         probes = rademacher(images, self.probes, generators)
+        how = (self.solver, self.rtol, self.atol)
         with _progress(trainer, steps) as advance:
-            density = flow_log_likelihood(denoise_fn, module.degradation, images, probes, steps, advance)
+            density = flow_log_likelihood(denoise_fn, module.degradation, images, probes, steps, advance, *how)
         return bits_per_dimension(density, images[0].numel())
 
 
