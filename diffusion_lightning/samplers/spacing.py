@@ -51,8 +51,9 @@ class RespacedSpacing(StepSpacing):
 class QuadraticSpacing(StepSpacing):
     """Quadratic in the step, on the grid: finer towards t = 0 (DDIM, 2010.02502, app. D.2).
 
-    As in the authors' code, t = k/T with k = 1 + ⌊y²⌋ for N values y, equally spaced from 0 to √(start T).
-    Steps of equal k are one step: there may be fewer than N. No time but 0 is below 1/T, where training on the grid never evaluates the network.
+    As in the authors' code, t = k/T with k = 1 + ⌊y²⌋ for N values y, equally spaced from 0 to √(start T). Steps of
+    equal k are one step: there may be fewer than N. No time but 0 is below 1/T, where training on the grid never
+    evaluates the network.
 
     Args:
         start: Where a trajectory from t = 1 begins, as a fraction of T. DDIM's code has 0.8: it takes x_1, which there

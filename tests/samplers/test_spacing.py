@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers.sampler_cases import SAMPLERS
+from helpers.sampler_cases import OWN_STEPS, SAMPLERS
 
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, VP, FlowMatching, Karras
@@ -116,7 +116,7 @@ def test_replacing_the_steps_changes_nothing_else(name):
     changed = sampler.replace(steps=7)
     assert type(changed) is type(sampler)
     assert attributes(changed) == attributes(sampler)
-    assert changed.steps == (1 if name == "Direct" else 7)
+    assert changed.steps == (sampler.steps if name in OWN_STEPS else 7)
     assert sampler.steps == (1 if name == "Direct" else None)
     unchanged = changed.replace()
     assert (attributes(unchanged), unchanged.steps) == (attributes(changed), changed.steps)
