@@ -13,8 +13,8 @@ from torch import Tensor
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, noise_level_at, sigma_at
 
-DIFFERENCE = 0.1
-"""Grid steps over which schedules are differentiated: tables are linear between grid points."""
+DIFFERENCE = 0.02
+"""Grid steps over which schedules are differentiated: more than the distance at which a time is its grid point."""
 
 
 class _ReverseSDE(Sampler):

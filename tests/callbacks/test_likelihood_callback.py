@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,22 @@ def test_it_logs_the_mean_of_the_held_out_images(method: str, clipped: bool, tmp
         nats = flow_log_likelihood(denoise_fn, module.degradation, images, rademacher(clean, 2, generators), 5)
         expected = bits_per_dimension(nats, 64)
     assert logged == pytest.approx(expected.mean().item(), rel=1e-4)
+
+
+def test_the_adaptive_solver_gives_the_value_of_many_fixed_steps(tmp_path: Path) -> None:
+    fixed = measured(tmp_path, Likelihood(3, steps=64))
+    tight, loose = (Likelihood(3, solver="dopri5", rtol=rtol, atol=rtol) for rtol in (1e-5, 1e-1))
+    assert measured(tmp_path, tight) == pytest.approx(fixed, abs=1e-3)
+    assert abs(measured(tmp_path, loose) - fixed) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"solver": "euler"}, "solver='euler': choose rk4 or dopri5"), ({"atol": 0.0}, "atol=0.0: choose positive tol")],
+)
+def test_likelihood_rejects_a_bad_solver_or_tolerance(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Likelihood(**arguments)
 
 
 @pytest.mark.parametrize("method", ["ode", "vlb"])

@@ -18,7 +18,7 @@ STARTS = [
     (1.0, None),
     (1.0, 1),
     (1.0, 7),  # divides no T here
-    (1.0, 60),  # more than T
+    (1.0, 30),  # more than T
     (0.37, None),
     (0.05, None),
 ]
