@@ -43,7 +43,8 @@ SAMPLERS = (
         ),
         (
             ["--model.sampler=Cold", "--model.sampler.spacing=Nonsense"],
-            "spacing: there is no class Nonsense: choose KarrasSpacing, QuadraticSpacing, RespacedSpacing, SectionSpacing, UniformSpacing or an",
+            "spacing: there is no class Nonsense: choose KarrasSpacing, QuadraticSpacing, RespacedSpacing, "
+            "SectionSpacing, UniformSpacing or an",
         ),
         (
             ["--model.optimizer=Nonsense"],
