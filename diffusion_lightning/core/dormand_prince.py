@@ -26,7 +26,7 @@ ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 
 SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0
 """The rule for the next step, as in SciPy: .9 error^(-1/5), between the two factors."""
 
-MAX_EVALUATIONS = 100_000
+MAX_EVALUATIONS = 10_000
 
 
 def dormand_prince(
