@@ -1,5 +1,6 @@
 """Bits per dimension of held-out images: by the probability flow's density, or by the variational bound."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -49,13 +50,16 @@ class Likelihood(EvaluationCallback):
     Args:
         images: Held-out images to evaluate.
         method: ``ode`` or ``vlb``.
-        steps: Steps of the flow, four network evaluations each, 32 if None; or steps of the chain, one evaluation
-            each, T if None.
+        steps: Steps of the flow by ``rk4``, four network evaluations each, 32 if None; or steps of the chain, one
+            evaluation each, T if None.
         probes: Probes of Hutchinson's estimate for each image.
         every_n_validations: Run in every n-th validation.
         name: A suffix of the name of the score, ``bpd/name``; a second such callback needs one.
         dequantizations: K of ``ode``: bits of the mean density at K uniform dequantizations of each image, which fall
             with K; papers have 1 or, as Flow Matching, 50. The cost is that of K images.
+        solver: Of the flow: ``rk4``, with fixed steps, or ``dopri5``, which chooses them, as in score SDE.
+        rtol: The relative error of a step of ``dopri5``.
+        atol: Its absolute error.
     """
 
     def __init__(
@@ -67,6 +71,9 @@ class Likelihood(EvaluationCallback):
         every_n_validations: int = 1,
         name: str = "",
         dequantizations: int = 1,
+        solver: Literal["rk4", "dopri5"] = "rk4",
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
     ) -> None:
         super().__init__([], images, None, every_n_validations, name)
         if method not in NAMES:
@@ -77,11 +84,18 @@ class Likelihood(EvaluationCallback):
             raise ValueError(f"probes={probes}: Hutchinson's estimate needs at least 1")
         if dequantizations < 1 or (method == "vlb" and dequantizations > 1):
             raise ValueError(f"dequantizations={dequantizations}: choose at least 1; the bound, vlb, has 1 alone")
+        if solver not in ("rk4", "dopri5"):
+            raise ValueError(f"solver={solver!r}: choose rk4 or dopri5")
+        if not (0 < rtol < math.inf and 0 < atol < math.inf):
+            raise ValueError(f"rtol={rtol}, atol={atol}: choose positive tolerances, 1e-5 as in score SDE")
         self.images = images
         self.method = method
         self.steps = steps
         self.probes = probes
         self.dequantizations = dequantizations
+        self.solver = solver
+        self.rtol = rtol
+        self.atol = atol
         self.bits = MeanMetric(nan_strategy="disable")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -135,12 +149,15 @@ class Likelihood(EvaluationCallback):
                 bound = variational_bound(denoise_fn, module.degradation, clean, generators, steps, on_step=advance)
             return bound.total
         steps = self.steps or ODE_STEPS
+        how = (self.solver, self.rtol, self.atol)
         densities: list[Tensor] = []
         with _progress(trainer, steps * self.dequantizations) as advance:
             for _ in range(self.dequantizations):
                 images = dequantize(clean, generators)
                 probes = rademacher(images, self.probes, generators)
-                densities.append(flow_log_likelihood(denoise_fn, module.degradation, images, probes, steps, advance))
+                densities.append(
+                    flow_log_likelihood(denoise_fn, module.degradation, images, probes, steps, advance, *how)
+                )
         return bits_per_dimension(log_mean_density(torch.stack(densities)), clean[0].numel())
 
 

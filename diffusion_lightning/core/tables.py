@@ -39,13 +39,18 @@ def append_dims(value: Tensor, like: Tensor) -> Tensor:
 
 
 def bisect_time(curve: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    """The least t in [0, 1] with curve(t) ≥ value for an increasing curve: (N,) → (N,) float64, by bisection."""
-    low, high = torch.zeros_like(value, dtype=torch.float64), torch.ones_like(value, dtype=torch.float64)
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = curve(middle) < value
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return high
+    """The least t in [0, 1] with curve(t) ≥ value for an increasing curve: (N,) → (N,) float64, by bisection.
+
+    Six halvings at once: the curve is evaluated at 63 points for each value, ten times.
+    """
+    low = torch.zeros_like(value, dtype=torch.float64)
+    fraction = torch.arange(1, 64, dtype=torch.float64, device=value.device) / 64
+    for power in range(10):
+        width = 64.0**-power
+        inner = low[:, None] + width * fraction
+        below = (curve(inner.flatten()).view_as(inner) < value[:, None]).sum(1)
+        low = low + width * below / 64
+    return torch.maximum(low + 64.0**-10, low.nextafter(torch.ones_like(low)))
 
 
 def check_steps(steps: int) -> int:

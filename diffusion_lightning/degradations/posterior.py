@@ -67,6 +67,51 @@ def previous_time(degradation: Degradation, t: Tensor) -> Tensor:
     return torch.where(u <= 1, torch.zeros_like(u), (u - 1).clamp(min=1)) / degradation.steps
 
 
+class GridVarianceRange(NamedTuple):
+    """The range of the variance Σ of the grid's own step from t, (B,) float64 each: Σ = low (1 + …) up to β.
+
+    Attributes:
+        width: log(β/low), with low = β̃ except in the first step, whose β̃ is 0: there it is the second step's.
+        offset: (low − β̃)/low.
+        unit: log(low/(α_s − κ α_t)²): the variance v of x_0 that yields Σ has log(Σ/low − 1 + offset) + unit.
+    """
+
+    width: Tensor
+    offset: Tensor
+    unit: Tensor
+
+
+def grid_variance_range(degradation: Degradation, t: Tensor) -> GridVarianceRange:
+    """The range for the times t (B,), at least 1/T, of the step from t to t − 1/T."""
+    u = to_grid(t, degradation.steps).clamp(min=1)
+    q = posterior(degradation, u / degradation.steps, (u - 1) / degradation.steps)
+    second = u.clamp(min=2)
+    low = posterior(degradation, second / degradation.steps, (second - 1) / degradation.steps).variance
+    offset = ((low - q.variance) / low).clamp(min=0)
+    return GridVarianceRange((q.beta / low).log(), offset, (low / q.x0_coef**2).log())
+
+
+def interpolated_variance(degradation: Degradation, log_variance: Tensor, t: float, s: float) -> Tensor:
+    """β′^w β̃′^(1−w) of the step from t to s > 0, for the w that interpolates the grid's own step from t.
+
+    Improved DDPM's rule for a network with learned variance and fewer steps than T (2102.09672, sec. 4).
+
+    Args:
+        degradation: α_t x + σ_t z with Gaussian z.
+        log_variance: log v of the variance v of x_0, as ``LearnedVariance`` makes it of w: (B, C, H, W).
+        t: The start of the step.
+        s: Its end.
+
+    Returns:
+        Of the shape and dtype of ``log_variance``.
+    """
+    time, end = (torch.tensor([value], dtype=torch.float64) for value in (t, s))
+    width, offset, unit = (value.item() for value in grid_variance_range(degradation, time))
+    w = ((log_variance - unit).exp() - offset).log1p().clamp(min=0) / width
+    q = posterior(degradation, time, end)
+    return ((q.beta / q.variance).log().item() * w).exp() * q.variance.item()
+
+
 def vlb_term(
     degradation: Degradation, clean: Tensor, x0_pred: Tensor, log_variance: Tensor, t: Tensor, s: Tensor
 ) -> Tensor:

@@ -29,9 +29,11 @@ class Guidance(KeepsArguments, ABC):
 
     Attributes:
         condition_keys: The entries of a condition that the guidance itself reads, besides those of the denoiser.
+        clip_first: Whether a module with ``clip_denoised`` clips the predictions that are guided, and not the result.
     """
 
     condition_keys: tuple[str, ...] = ()
+    clip_first: bool = False
 
     def __init__(self, scale: float) -> None:
         if not math.isfinite(scale):
@@ -81,6 +83,23 @@ def extrapolate(
         return prediction._replace(x0=torch.where(inside.view(-1, *[1] * (x.dim() - 1)), x0, goal))
 
     return guided
+
+
+def guided_denoiser(
+    guidance: Guidance | None,
+    denoiser_for: ConditionalDenoiser,
+    condition: Condition | None,
+    degradation: Degradation,
+    clip: bool,
+) -> PredictFn:
+    """The denoiser with the guidance, if there is one, and with x̂_0 clipped to [-1, 1] if ``clip`` is set."""
+    if guidance is None:
+        guided = denoiser_for(condition)
+    elif clip and guidance.clip_first:
+        return guidance.guide(lambda given: clip_denoised(denoiser_for(given)), condition, degradation)
+    else:
+        guided = guidance.guide(denoiser_for, condition, degradation)
+    return clip_denoised(guided) if clip else guided
 
 
 def clip_denoised(denoise_fn: PredictFn) -> PredictFn:

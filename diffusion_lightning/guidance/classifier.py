@@ -22,14 +22,17 @@ class ClassifierGuidance(Guidance):
     Args:
         classifier: The checkpoint of a ``DegradedClassifier`` that was trained on the same degradation. In Python, the
             module itself works too.
-        scale: The guidance scale; ADM used 1 to 10.
+        scale: The guidance scale; ADM used 0.5 to 10.
+        clip_first: Whether a model with ``clip_denoised`` clips x̂_0 before the gradient is added, as ADM does, and not
+            the sum. Where the noise is strong the gradient leads far out of [-1, 1], and clipping the sum weakens it.
     """
 
     condition_keys = ("label",)
 
-    def __init__(self, classifier: str | nn.Module, scale: float = 1.0) -> None:
+    def __init__(self, classifier: str | nn.Module, scale: float = 1.0, clip_first: bool = False) -> None:
         super().__init__(scale)
         self.classifier = classifier
+        self.clip_first = clip_first
         self._classifier: Any = classifier if isinstance(classifier, nn.Module) else None
 
     def check(self, degradation: Degradation) -> None:

@@ -15,7 +15,7 @@ from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import GenerationBatch, Generators, Params, PredictFn, Prediction, RestorationBatch
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.guidance.base import Guidance, clip_denoised
+from diffusion_lightning.guidance.base import Guidance, guided_denoiser
 from diffusion_lightning.modules.adaptive_times import AdaptsTimes
 from diffusion_lightning.modules.fitting import fit_parts
 from diffusion_lightning.modules.restoring import restore_each
@@ -147,13 +147,11 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
             sampling: Has the guidance and the tiling; the module's own ``sampling`` if None.
         """
         sampling = sampling or self.sampling
-        guidance = sampling.guidance
-        if guidance is None:
-            denoise_fn = self.conditional_denoiser(condition)
-        else:
-            guidance.load(self.device)
-            denoise_fn = guidance.guide(self.conditional_denoiser, condition, self.degradation)
-        denoise_fn = clip_denoised(denoise_fn) if self.clip_denoised else denoise_fn
+        if sampling.guidance is not None:
+            sampling.guidance.load(self.device)
+        denoise_fn = guided_denoiser(
+            sampling.guidance, self.conditional_denoiser, condition, self.degradation, self.clip_denoised
+        )
         # Last: the networks of the guidance are evaluated on tiles, too.
         return denoise_fn if sampling.tiling is None else TiledDenoiser(denoise_fn, sampling.tiling, sampling.on_tiles)
 

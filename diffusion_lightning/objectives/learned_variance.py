@@ -1,26 +1,16 @@
 """Improved DDPM's learned variance (2102.09672, sec. 3.1): the network predicts the variance of each value as well."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from diffusion_lightning.core.tables import append_dims, to_grid
+from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Prediction
 from diffusion_lightning.degradations.base import Degradation
-from diffusion_lightning.degradations.posterior import posterior
+from diffusion_lightning.degradations.posterior import grid_variance_range
 from diffusion_lightning.objectives.parameterizations import Parameterization, Scalings
 
 MIN_FRACTION = 1e-20
 """The lower bound of the interpolation: practically 0, and its logarithm has a gradient in float32."""
-
-
-class _LogVarianceRange(NamedTuple):
-    """The two ends of the interpolation, (B,) each: see ``LearnedVariance``."""
-
-    width: Tensor  # log(β/low)
-    offset: Tensor  # (low − β̃)/low
-    unit: Tensor  # log(low/(α_s − κ α_t)²)
 
 
 class LearnedVariance(Parameterization):
@@ -30,8 +20,8 @@ class LearnedVariance(Parameterization):
     base's. The others, v, interpolate the variance of the grid's own step from t to s = t − 1/T with w = (v + 1)/2:
     log Σ = w log β + (1 − w) log β̃ (eq. 15). The first step, where β̃ = 0, uses that of the second, as in the authors'
     code. The result is the variance of x_0 that yields this Σ, (Σ − β̃)/(α_s − κ α_t)²: DDPM's own steps are then the
-    paper's, and longer steps stay correct. Below w = 0 the variance would be negative: w is clamped at 0 there, with a
-    straight-through gradient.
+    paper's, and longer steps stay correct; ``DDPM(variance="interpolated")`` has the paper's longer steps. Below w = 0
+    the variance would be negative: w is clamped at 0 there, with a straight-through gradient.
 
     Args:
         base: The parameterization of the first C channels.
@@ -60,7 +50,7 @@ class LearnedVariance(Parameterization):
                 f"use its base alone, {type(self.base).__name__}"
             )
         grid = torch.arange(1, degradation.steps + 1, dtype=torch.float64) / degradation.steps
-        if not all(value.isfinite().all() for value in _log_variance_range(degradation, grid)):
+        if not all(value.isfinite().all() for value in grid_variance_range(degradation, grid)):
             raise ValueError(
                 f"LearnedVariance interpolates between β̃ and β of the steps of {name} with steps={degradation.steps}, "
                 "which are equal there: use at least 2 steps and a noise that grows"
@@ -79,18 +69,8 @@ class LearnedVariance(Parameterization):
 
 def log_variance(degradation: Degradation, t: Tensor, v: Tensor) -> Tensor:
     """log of (Σ − β̃)/(α_s − κ α_t)² for the interpolation v (B, C, H, W) at the times t (B,)."""
-    width, offset, unit = (append_dims(value, v) for value in _log_variance_range(degradation, t))
+    width, offset, unit = (append_dims(value, v) for value in grid_variance_range(degradation, t))
     fraction = (v + 1) / 2
     fraction = fraction.clamp(min=MIN_FRACTION).detach() + (fraction - fraction.detach())
     # Σ − β̃ = low (exp(w width) − 1) + low − β̃: at large t, Σ is so near β̃ that the difference would lose its digits.
     return ((fraction * width).expm1() + offset).log() + unit
-
-
-def _log_variance_range(degradation: Degradation, t: Tensor) -> _LogVarianceRange:
-    """The range at t, which is at least 1/T. Below 2/T the lower end is the β̃ of 2/T, because that of 1/T is 0."""
-    u = to_grid(t, degradation.steps).clamp(min=1)
-    q = posterior(degradation, u / degradation.steps, (u - 1) / degradation.steps)
-    second = u.clamp(min=2)
-    low = posterior(degradation, second / degradation.steps, (second - 1) / degradation.steps).variance
-    offset = ((low - q.variance) / low).clamp(min=0)
-    return _LogVarianceRange((q.beta / low).log(), offset, (low / q.x0_coef**2).log())

@@ -1,5 +1,6 @@
 """Gaussian mixtures on a low-dimensional code of D_1(x_0): the prior of Cold Diffusion (2208.09392, generation)."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 
@@ -23,15 +24,19 @@ class MixturePrior(Prior):
 
     Args:
         components: Gaussians of the mixture, with full covariances.
+        temperature: The factor of the noise σ_1 z: 1, or a little less for smoother images, such as GLIDE's 0.997.
     """
 
     entries = ("shape", "weights", "means", "factors")
 
-    def __init__(self, components: int = 1) -> None:
+    def __init__(self, components: int = 1, temperature: float = 1.0) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"components={components}: a mixture has at least 1 Gaussian")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature={temperature}: choose a finite factor of at least 0; 1 is the exact noise")
         self.components = components
+        self.temperature = temperature
 
     def check(self, degradation: Degradation) -> None:
         """Check that the degradation is no bridge, which starts from a degraded image.
@@ -102,6 +107,8 @@ class MixturePrior(Prior):
         code = points.float().view(batch_size, *self.encode(one).shape[1:])
         x = self.decode(code, height, width).to(device)
         params = degradation.sample_params(x, generators)
+        if "noise" in params and self.temperature != 1:
+            params["noise"] = self.temperature * params["noise"]
         return degradation.add_noise(x + _offset(x, degradation, params), times_like(x, 1.0), params), params
 
 
@@ -114,6 +121,7 @@ class ChannelMeans(MixturePrior):
 
     Args:
         components: Gaussians of the mixture, with full covariances.
+        temperature: The factor of the noise σ_1 z: 1, or a little less for smoother images, such as GLIDE's 0.997.
     """
 
     def encode(self, x1: Tensor) -> Tensor:
@@ -131,10 +139,11 @@ class BlockMeans(MixturePrior):
     Args:
         block: The side of a block in pixels: 2^T for ``Pixelate`` with T steps.
         components: Gaussians of the mixture, with full covariances.
+        temperature: The factor of the noise σ_1 z.
     """
 
-    def __init__(self, block: int, components: int = 1) -> None:
-        super().__init__(components)
+    def __init__(self, block: int, components: int = 1, temperature: float = 1.0) -> None:
+        super().__init__(components, temperature)
         if block < 1:
             raise ValueError(f"block={block}: a block is at least 1 pixel wide")
         self.block = block

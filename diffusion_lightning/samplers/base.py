@@ -99,6 +99,11 @@ class Sampler(KeepsArguments, ABC):
             raise ValueError(f"steps={steps!r}: the number of sampling steps must be an integer of at least 1")
         self.steps = steps
         self.spacing = spacing or UniformSpacing()
+        if steps is not None and self.spacing.own_steps not in (None, steps):
+            raise ValueError(
+                f"steps={steps}: {type(self.spacing).__name__} has {self.spacing.own_steps} steps of its own: leave "
+                "steps out, or choose another spacing"
+            )
 
     @property
     def chosen_spacing(self) -> StepSpacing | None:
@@ -127,7 +132,7 @@ class Sampler(KeepsArguments, ABC):
 
     def times(self, degradation: Degradation, t_start: float = 1.0) -> list[float]:
         """The times of the trajectory, from ``t_start`` to 0."""
-        steps = self.steps or max(1, round(degradation.steps * t_start))
+        steps = self.steps or self.spacing.own_steps or max(1, round(degradation.steps * t_start))
         return self.spacing.times(degradation, steps, t_start)
 
     def step(self, state: SamplerState, x: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:

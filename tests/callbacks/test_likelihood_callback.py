@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,22 @@ def test_several_dequantizations_have_the_bits_of_their_mean_density(tmp_path: P
     top = torch.stack(nats).amax(0)  # alone these densities are below the smallest number
     mean = (torch.stack(nats) - top).exp().mean(0).log() + top
     assert logged == pytest.approx(bits_per_dimension(mean, 64).mean().item(), rel=1e-4)
+
+
+def test_the_adaptive_solver_gives_the_value_of_many_fixed_steps(tmp_path: Path) -> None:
+    fixed = measured(tmp_path, Likelihood(3, steps=64))
+    tight, loose = (Likelihood(3, solver="dopri5", rtol=rtol, atol=rtol) for rtol in (1e-5, 1e-1))
+    assert measured(tmp_path, tight) == pytest.approx(fixed, abs=1e-3)
+    assert abs(measured(tmp_path, loose) - fixed) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"solver": "euler"}, "solver='euler': choose rk4 or dopri5"), ({"atol": 0.0}, "atol=0.0: choose positive tol")],
+)
+def test_likelihood_rejects_a_bad_solver_or_tolerance(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Likelihood(**arguments)
 
 
 @pytest.mark.parametrize("method", ["ode", "vlb"])

@@ -10,8 +10,8 @@ pytest_plugins = ["helpers.runs"]
 SCHEDULE = "--model.degradation.schedule"
 SCHEDULES = "Cosine, FlowMatching, Karras, Linear, SubVP, VE, VP"
 SAMPLERS = (
-    "AnnealedLangevin, Cold, ConsistentAnnealed, DDIM, DDPM, DDRMSteps, Direct, FreshNoise, Heun, Momentum, "
-    "Multistep, Naive, PredictorCorrector, ProbabilityFlow, RePaintSteps"
+    "AdaptiveODE, AnnealedLangevin, Cold, ConsistentAnnealed, DDIM, DDPM, DDRMSteps, Direct, EulerMaruyama, "
+    "FreshNoise, Heun, Momentum, Multistep, Naive, PredictorCorrector, ProbabilityFlow, RePaintSteps, ReverseDiffusion"
 )
 
 
@@ -43,7 +43,8 @@ SAMPLERS = (
         ),
         (
             ["--model.sampler=Cold", "--model.sampler.spacing=Nonsense"],
-            "spacing: there is no class Nonsense: choose KarrasSpacing, QuadraticSpacing, UniformSpacing or an",
+            "spacing: there is no class Nonsense: choose KarrasSpacing, QuadraticSpacing, RespacedSpacing, "
+            "SectionSpacing, UniformSpacing or an",
         ),
         (
             ["--model.optimizer=Nonsense"],

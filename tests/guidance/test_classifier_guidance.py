@@ -14,6 +14,7 @@ from diffusion_lightning.core.types import PredictFn, Prediction, as_prediction
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, FlowMatching
 from diffusion_lightning.guidance import Autoguidance, ClassifierGuidance
+from diffusion_lightning.guidance.base import guided_denoiser
 from diffusion_lightning.modules import DegradedClassifier
 from diffusion_lightning.samplers import DDIM
 
@@ -84,6 +85,25 @@ def test_the_scale_multiplies_the_score_of_the_classifier() -> None:
     guided = guide(noise, torch.tensor([1]), scale)(x, t).x0
     added_score = noise.alpha(t) * (guided - mixture(noise)(x, t)) / noise.sigma(t) ** 2
     assert torch.allclose(added_score.flatten(), scale * torch.stack(gradient), rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip_first", [False, True], ids=["the sum is clipped", "as ADM"])
+def test_x0_is_clipped_before_or_after_the_gradient_is_added(clip_first: bool) -> None:
+    """ADM adds the classifier's score to the clipped prediction, and does not clip the sum."""
+    noise, t, label = NOISES["cosine"], torch.full((1,), 0.8, dtype=torch.float64), torch.tensor([1])
+    x = torch.tensor([[[[1.3, -0.2]]]], dtype=torch.float64)
+
+    def denoise(x: Tensor, t: Tensor) -> Prediction:
+        return Prediction(4 * x)
+
+    gradient = guide(noise, label, 9.0)(x, t).x0 - mixture(noise)(x, t)
+    guidance = ClassifierGuidance(Posterior(noise), 9.0, clip_first)
+    found = guided_denoiser(guidance, lambda condition: denoise, {"label": label}, noise, clip=True)(x, t).x0
+    expected = (4 * x).clamp(-1, 1) + gradient if clip_first else (4 * x + gradient).clamp(-1, 1)
+    assert torch.allclose(found, expected, rtol=1e-12)
+    assert (found.abs().max() > 1.5) == clip_first
+    unclipped = guided_denoiser(guidance, lambda condition: denoise, {"label": label}, noise, clip=False)(x, t).x0
+    assert torch.allclose(unclipped, 4 * x + gradient, rtol=1e-12)
 
 
 def test_sampling_ends_at_the_component_of_the_label() -> None:

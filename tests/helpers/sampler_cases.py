@@ -10,16 +10,19 @@ from diffusion_lightning.degradations import Degradation
 from diffusion_lightning.samplers import (
     DDIM,
     DDPM,
+    AdaptiveODE,
     AnnealedLangevin,
     Cold,
     ConsistentAnnealed,
     Direct,
+    EulerMaruyama,
     Heun,
     Momentum,
     Multistep,
     Naive,
     PredictorCorrector,
     ProbabilityFlow,
+    ReverseDiffusion,
     Sampler,
 )
 from diffusion_lightning.samplers.base import alpha_at, sigma_at
@@ -32,6 +35,7 @@ SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
     "DDIM": DDIM,
     "DDIM half random": lambda steps: DDIM(steps, eta=0.5),
     "DDPM": DDPM,
+    "DDPM with the forward variance": lambda steps: DDPM(steps, variance="forward"),
     "Momentum": Momentum,
     "ConsistentAnnealed": lambda steps: ConsistentAnnealed(steps, eta=0.3),
     "Heun": Heun,
@@ -40,6 +44,9 @@ SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
     "Heun with churn": lambda steps: Heun(steps, churn=1.5),
     "Multistep": Multistep,
     "Multistep in lambda": lambda steps: Multistep(steps, step_variable="lambda"),
+    "ReverseDiffusion": ReverseDiffusion,
+    "EulerMaruyama": EulerMaruyama,
+    "AdaptiveODE": lambda steps: AdaptiveODE(),
     "AnnealedLangevin": lambda steps: AnnealedLangevin(steps, corrector_steps=3, rate=0.2),
     "PredictorCorrector": lambda steps: PredictorCorrector(steps=steps),
     "PredictorCorrector with the flow": lambda steps: PredictorCorrector(ProbabilityFlow(steps), corrector_steps=2),
@@ -49,7 +56,10 @@ SAMPLERS: dict[str, Callable[[int | None], Sampler]] = {
 CORRECTED = {"AnnealedLangevin", "PredictorCorrector", "PredictorCorrector with the flow"}
 """Samplers with corrector steps."""
 
-RANDOM = {"DDIM half random", "DDPM", "Momentum", "ConsistentAnnealed", "Heun with churn"} | CORRECTED
+TOO_RANDOM = {"DDPM with the forward variance", "ReverseDiffusion", "EulerMaruyama"}
+"""Samplers whose steps have the variance of the forward process, more than leads to the exact marginals."""
+
+RANDOM = {"DDIM half random", "DDPM", "Momentum", "ConsistentAnnealed", "Heun with churn"} | CORRECTED | TOO_RANDOM
 """Samplers that add noise, if the degradation has any."""
 
 
@@ -72,6 +82,11 @@ def _half_random(levels: Levels) -> tuple[float, float]:
     return math.sqrt(levels.sigma_s**2 - variance) / levels.sigma_t, math.sqrt(variance)
 
 
+def _forward(levels: Levels) -> tuple[float, float]:
+    beta = levels.sigma_t**2 - levels.ratio**2 * levels.sigma_s**2
+    return levels.ratio * levels.sigma_s**2 / levels.sigma_t**2, 0.0 if levels.last else math.sqrt(beta)
+
+
 def _momentum(levels: Levels) -> tuple[float, float]:
     difference = levels.sigma_t**2 - levels.sigma_s**2
     return levels.sigma_s**2 / levels.sigma_t**2, math.sqrt(levels.sigma_s**2 * difference) / levels.sigma_t
@@ -91,6 +106,7 @@ RULES: dict[str, Callable[[Levels], tuple[float, float]]] = {
     "DDIM": _flow,
     "DDIM half random": _half_random,
     "DDPM": lambda levels: (levels.ratio * levels.sigma_s**2 / levels.sigma_t**2, math.sqrt(levels.posterior)),
+    "DDPM with the forward variance": _forward,
     "Momentum": _momentum,
     "ConsistentAnnealed": _consistent_annealed,
     "Heun": _flow,
@@ -101,6 +117,9 @@ RULES: dict[str, Callable[[Levels], tuple[float, float]]] = {
     "AnnealedLangevin": lambda levels: (0.0 if levels.last else 1.0, 0.0),
 }
 """κ and ζ of each setting, from the papers and not from the package."""
+
+OWN_STEPS = {"Direct", "AdaptiveODE"}
+"""Samplers without an argument for the number of steps."""
 
 FIXED_NOISE = {"Direct", "Naive", "Cold"}
 """Samplers that apply the rule to the full forward D_t + σ_t z."""

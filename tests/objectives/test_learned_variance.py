@@ -35,10 +35,10 @@ def learned_variance(degradation: GaussianNoise, t: float, w: float) -> Tensor:
     return log_variance(degradation, torch.tensor([t], dtype=torch.float64), v).exp().squeeze()
 
 
-def noise_of_step(degradation: GaussianNoise, variance: Tensor, t: float, s: float) -> float:
+def noise_of_step(degradation: GaussianNoise, variance: Tensor, t: float, s: float, chosen: str = "predicted") -> float:
     """Standard deviation of the noise in DDPM's own step, for the prediction x̂_0 = 0 with this variance."""
     x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    sampler = type("OneStep", (DDPM,), {"times": lambda *_: [t, s, 0.0]})()
+    sampler = type("OneStep", (DDPM,), {"times": lambda *_: [t, s, 0.0]})(variance=chosen)
 
     def zero(x: Tensor, t: Tensor) -> Prediction:
         return Prediction(x, variance.log().expand_as(x))
@@ -226,3 +226,31 @@ def test_a_sampler_uses_the_predicted_variance_of_the_module_itself():
 
     assert torch.equal(sample(module), sample(module.denoise_fn()))
     assert not torch.equal(sample(module), sample(lambda x, t: module.predict_x0(x, t).x0)), "the variance is β̃"
+
+
+@every_schedule
+@pytest.mark.parametrize("w", [0.0, 0.3, 1.0])
+def test_interpolated_variance_is_that_of_improved_ddpm_for_longer_steps(schedule: Any, w: float) -> None:
+    """Σ′ = β′^w β̃′^(1−w) with β′ of the longer step (2102.09672, sec. 4); on the grid it is the predicted one."""
+    degradation = GaussianNoise(STEPS, schedule)
+    for k, length in ((20, 5), (12, 4), (5, 4), (7, 1)):
+        t, s = k / STEPS, (k - length) / STEPS
+        low, high = bounds(degradation, t, s)
+        variance = learned_variance(degradation, t, w)
+        found = noise_of_step(degradation, variance, t, s, "interpolated")
+        assert found == pytest.approx((high**w * low ** (1 - w)) ** 0.5, rel=1e-6)
+        if length == 1:
+            assert found == pytest.approx(noise_of_step(degradation, variance, t, s), rel=1e-6)
+
+
+def test_fixed_variances_ignore_the_predicted_one() -> None:
+    degradation, variance = GaussianNoise(STEPS), torch.tensor(0.5, dtype=torch.float64)
+    low, high = bounds(degradation, 0.8, 0.5)
+    assert noise_of_step(degradation, variance, 0.8, 0.5, "posterior") == pytest.approx(low**0.5)
+    assert noise_of_step(degradation, variance, 0.8, 0.5, "forward") == pytest.approx(high**0.5)
+
+
+def test_interpolated_variance_needs_a_network_that_predicts_one() -> None:
+    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="needs a network that predicts its variance, by the parameterization Learned"):
+        DDPM(4, variance="interpolated")(lambda x, t: x, GaussianNoise(STEPS), x)

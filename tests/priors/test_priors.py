@@ -136,6 +136,17 @@ def test_the_noise_of_a_sample_is_the_noise_in_its_params():
     assert torch.allclose(flat, flat[:, :, :1, :1].expand_as(flat), atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [ChannelMeans, lambda **how: BlockMeans(2, **how)], ids=["ChannelMeans", "BlockMeans"])
+def test_the_temperature_scales_the_noise_and_nothing_else(make):
+    degradation, generators = GaussianBlur(**COLD, noise=0.5), lambda: per_image_generators(0, range(3))
+    x, params = fitted(make(), degradation).sample(degradation, generators())
+    cooler, scaled = fitted(make(temperature=0.9), degradation).sample(degradation, generators())
+    assert torch.equal(scaled["noise"], 0.9 * params["noise"])
+    assert torch.allclose(x - cooler, 0.05 * params["noise"], atol=1e-6)
+    with pytest.raises(ValueError, match="temperature=-1: choose a finite factor of at least 0"):
+        make(temperature=-1)
+
+
 @pytest.mark.parametrize("size", [8, 6], ids=["full blocks", "a smaller last block"])
 def test_block_means_sample_pixelated_images_with_the_data_s_moments(size):
     pixelate = Pixelate(steps=2, first_downsampling="mean")

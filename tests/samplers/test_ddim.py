@@ -10,7 +10,7 @@ from helpers.sampling import SHAPE, noise, smooth_denoiser
 
 from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.core.tables import append_dims
-from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise
+from diffusion_lightning.degradations import Bridge, Degradation, Fade, GaussianBlur, GaussianNoise
 from diffusion_lightning.samplers import DDIM, DDPM, Cold, ProbabilityFlow
 from diffusion_lightning.samplers.base import alpha_at, sigma_at
 
@@ -200,3 +200,17 @@ def test_samplers_evaluate_alpha_and_sigma_in_double_precision():
 def test_ddim_rejects_an_eta_outside_0_to_1(eta):
     with pytest.raises(ValueError, match=f"eta={eta}: choose a value in"):
         DDIM(eta=eta)
+
+
+@pytest.mark.parametrize(
+    ("variance", "degradation", "message"),
+    [
+        ("large", None, "variance='large': choose predicted, interpolated, posterior, forward"),
+        ("forward", Bridge("i2sb", Fade(steps=4), steps=10, noise=0.3), "needs noise that grows with t, unlike"),
+        ("interpolated", GaussianBlur(noise=0.1), "needs a degradation α_t x .* unlike GaussianBlur: use 'posterior'"),
+    ],
+    ids=["unknown", "a bridge", "warm blur"],
+)
+def test_ddpm_rejects_a_variance_that_is_not_defined(variance, degradation, message):
+    with pytest.raises(ValueError, match=message):
+        DDPM(variance=variance).check(degradation)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.mixtures import degraded_mixture, distance_to_data
 from helpers.oracles import Perfect, energy_distance
-from helpers.sampler_cases import CORRECTED, FIXED_NOISE, SAMPLERS, suits
+from helpers.sampler_cases import CORRECTED, FIXED_NOISE, SAMPLERS, TOO_RANDOM, suits
 
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.samplers import Cold, Heun, Momentum, Multistep, Naive, Sampler
@@ -37,9 +37,10 @@ GENERATING = [
     (case, name)
     for case in DATA
     for name, build in SAMPLERS.items()
-    if name not in FIXED_NOISE | CORRECTED and suits(build(None), DATA[case]())
+    if name not in FIXED_NOISE | CORRECTED | TOO_RANDOM and suits(build(None), DATA[case]())
 ]
-"""Not those with fixed noise: they need the z of x_1. Correctors have a bias of order ε: see test_langevin.py."""
+"""Not those with fixed noise: they need the z of x_1. Correctors have a bias of order ε: see test_langevin.py. Others
+have too much noise for 64 steps of this schedule: see test_reverse_sde.py and test_ddim.py."""
 
 
 @pytest.mark.parametrize(("case", "name"), [*GENERATING, ("blur at constant σ", "Cold")], ids=lambda value: value)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from helpers.oracles import GaussianOracle, MixtureOracle, Perfect
-from helpers.sampler_cases import CORRECTED, FIXED_NOISE, RULES, SAMPLERS, Levels, suits
+from helpers.sampler_cases import CORRECTED, FIXED_NOISE, RULES, SAMPLERS, TOO_RANDOM, Levels, suits
 
 from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
@@ -82,8 +82,13 @@ def responses(name, degradation, times):
     return path
 
 
-# test_edm.py tests churn. The ε of predictor-corrector depends on the image: test_langevin.py tests it.
-ELSEWHERE = {"Heun with churn", "PredictorCorrector", "PredictorCorrector with the flow"}
+# test_edm.py tests churn, test_reverse_sde.py and test_adaptive_ode.py their samplers. The ε of predictor-corrector
+# depends on the image: test_langevin.py tests it.
+ELSEWHERE = {"Heun with churn", "PredictorCorrector", "PredictorCorrector with the flow"} | {
+    "ReverseDiffusion",
+    "EulerMaruyama",
+    "AdaptiveODE",
+}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -180,13 +185,10 @@ def test_a_trajectory_of_a_shifted_gaussian_keeps_its_mean():
         assert step.x.item() == pytest.approx(alpha_at(degradation, step.t) * MEAN, abs=1e-12)
 
 
+EXACT = {name: build for name, build in SAMPLERS.items() if name not in CORRECTED | TOO_RANDOM}
 COMBINATIONS = [
-    *[(schedule, name) for schedule in ("cosine", "linear") for name in SAMPLERS if name not in CORRECTED],
-    *[
-        ("warm blur", name)
-        for name, build in SAMPLERS.items()
-        if suits(build(None), GaussianBlur(noise=1.0)) and name not in CORRECTED
-    ],
+    *[(schedule, name) for schedule in ("cosine", "linear") for name in EXACT if name != "AdaptiveODE"],
+    *[("warm blur", name) for name, build in EXACT.items() if suits(build(None), GaussianBlur(noise=1.0))],
 ]
 
 

@@ -1,18 +1,25 @@
 """The times of the sampling steps against closed forms, and that samplers keep their spacing."""
 
 import itertools
-import math
 
+import numpy as np
 import pytest
 import torch
-from helpers.sampler_cases import SAMPLERS
+from helpers.sampler_cases import OWN_STEPS, SAMPLERS
 
 from diffusion_lightning.degradations import GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, VP, FlowMatching, Karras
 from diffusion_lightning.samplers import DDIM, ConsistentAnnealed, Heun, Multistep, ProbabilityFlow
-from diffusion_lightning.samplers.spacing import MAX_LEVEL, KarrasSpacing, QuadraticSpacing, UniformSpacing
+from diffusion_lightning.samplers.spacing import (
+    MAX_LEVEL,
+    KarrasSpacing,
+    QuadraticSpacing,
+    RespacedSpacing,
+    SectionSpacing,
+    UniformSpacing,
+)
 
-SPACINGS = {"uniform": UniformSpacing, "quadratic": QuadraticSpacing, "Karras": KarrasSpacing}
+SPACINGS = {"uniform": UniformSpacing, "respaced": RespacedSpacing, "Karras": KarrasSpacing}
 every_start = pytest.mark.parametrize("t_start", [1.0, 0.37])
 
 
@@ -21,12 +28,86 @@ def levels(degradation, times):
 
 
 @pytest.mark.parametrize("t_start", [1.0, 0.5])
-def test_uniform_and_quadratic_spacing_have_their_formulas(t_start):
+def test_uniform_spacing_has_its_formula(t_start):
     degradation = GaussianNoise(10)
     even = [t_start * k for k in (1, 0.75, 0.5, 0.25, 0)]
     assert UniformSpacing().times(degradation, 4, t_start) == pytest.approx(even, abs=1e-15)
-    squares = [t_start * k for k in (1, 0.5625, 0.25, 0.0625, 0)]
-    assert QuadraticSpacing().times(degradation, 4, t_start) == pytest.approx(squares, abs=1e-15)
+
+
+def respaced(total, counts):
+    """The indices of ``space_timesteps`` (Improved DDPM's and ADM's respace.py) for sections with these counts."""
+    bounds = np.cumsum([0, *(total // len(counts) + (i < total % len(counts)) for i in range(len(counts)))])
+    chosen = []
+    for (begin, end), count in zip(itertools.pairwise(bounds.tolist()), counts, strict=True):
+        index = float(begin)
+        for _ in range(count):
+            chosen.append(begin + round(index - begin))
+            index += (end - begin - 1) / max(count - 1, 1)
+    return chosen
+
+
+def on_grid(times, total):
+    """The zero-based indices k − 1 of times k/T, without the last time, 0."""
+    assert times[-1] == 0
+    return [round(t * total) - 1 for t in reversed(times[:-1])]
+
+
+@pytest.mark.parametrize(("total", "steps"), [(1000, 250), (1000, 25), (4000, 100), (50, 50), (20, 7)])
+def test_respaced_spacing_has_the_grid_points_of_improved_ddpm(total, steps):
+    times = RespacedSpacing().times(GaussianNoise(total), steps, 1.0)
+    assert on_grid(times, total) == respaced(total, [steps])
+
+
+def test_respaced_spacing_ends_at_the_first_grid_point_from_any_start():
+    degradation = GaussianNoise(10)
+    assert RespacedSpacing().times(degradation, 4, 0.75) == pytest.approx([0.75, 0.5, 0.3, 0.1, 0])
+    assert RespacedSpacing().times(degradation, 3, 0.08) == [0.08, 0]
+    assert RespacedSpacing().times(degradation, 19, 1.0) == pytest.approx([*(1 - i / 20 for i in range(19)), 0])
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100])
+def test_quadratic_spacing_has_the_grid_points_of_ddim(steps):
+    """int(linspace(0, √(.8 T), S)²), counted from 0; equal ones are a step of no length there, and left out here."""
+    times = QuadraticSpacing(0.8).times(GaussianNoise(1000, "linear"), steps, 1.0)
+    expected = sorted({int(index) for index in np.linspace(0, np.sqrt(800), steps) ** 2})
+    assert on_grid(times, 1000) == expected
+    assert times[0] == 0.801
+
+
+def test_quadratic_spacing_ends_at_the_first_grid_point_from_any_start():
+    degradation = GaussianNoise(10)
+    assert QuadraticSpacing().times(degradation, 4, 1.0) == pytest.approx([1, 0.5, 0.2, 0.1, 0])
+    assert QuadraticSpacing(0.8).times(degradation, 3, 0.55) == pytest.approx([0.55, 0.2, 0.1, 0])
+    assert QuadraticSpacing(0.8).times(degradation, 1, 1.0) == [1, 0]
+
+
+def test_section_spacing_has_glide_s_27_steps():
+    """In fast27 the index T − 1 is replaced by T − 3."""
+    degradation, sections = GaussianNoise(1000, "linear"), (10, 10, 3, 2, 2)
+    expected = respaced(1000, sections)
+    assert on_grid(ProbabilityFlow(spacing=SectionSpacing(sections)).times(degradation), 1000) == expected
+    fast = ProbabilityFlow(spacing=SectionSpacing(sections, skip=2)).times(degradation)
+    assert on_grid(fast, 1000) == [*expected[:-1], 997]
+    assert on_grid(SectionSpacing((3, 2)).times(degradation, 5, 0.5), 1000) == respaced(500, (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QuadraticSpacing(0.0), r"start=0.0: choose a fraction in \(0, 1\]"),
+        (lambda: SectionSpacing(()), r"sections=\[\]: give at least one section"),
+        (lambda: SectionSpacing((2, 2), skip=-1), "skip=-1: choose 0 for none"),
+        (lambda: ProbabilityFlow(9, SectionSpacing((2, 2))), "steps=9: SectionSpacing has 4 steps of its own: leave"),
+        (lambda: SectionSpacing((9, 2)).times(GaussianNoise(10), 11, 1.0), "a section of 5 steps of the grid has no 9"),
+        (lambda: SectionSpacing((2, 2), 600).times(GaussianNoise(), 4, 1.0), "takes x_1 as x_t at t = 0.4"),
+        (lambda: QuadraticSpacing(0.8).times(GaussianNoise(), 9, 1.0), "which needs pure noise with the σ of t = 1"),
+        (lambda: QuadraticSpacing(0.8).times(GaussianBlur(), 9, 1.0), "unlike this GaussianBlur: leave it out"),
+    ],
+    ids=["start", "no section", "skip", "steps", "too many steps", "skips too much", "weak noise", "no noise"],
+)
+def test_spacings_reject(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("total", [10, 18, 1000])
@@ -116,7 +197,7 @@ def test_replacing_the_steps_changes_nothing_else(name):
     changed = sampler.replace(steps=7)
     assert type(changed) is type(sampler)
     assert attributes(changed) == attributes(sampler)
-    assert changed.steps == (1 if name == "Direct" else 7)
+    assert changed.steps == (sampler.steps if name in OWN_STEPS else 7)
     assert sampler.steps == (1 if name == "Direct" else None)
     unchanged = changed.replace()
     assert (attributes(unchanged), unchanged.steps) == (attributes(changed), changed.steps)
@@ -145,6 +226,6 @@ def test_replacing_the_steps_keeps_the_spacing(name):
 
 
 def test_without_steps_a_spacing_has_the_steps_of_the_degradation():
-    times = ProbabilityFlow(spacing=QuadraticSpacing()).times(GaussianNoise(30), 0.5)
+    times = ProbabilityFlow(spacing=RespacedSpacing()).times(GaussianNoise(30), 0.5)
     assert len(times) == 16
-    assert math.isclose(times[1], 0.5 * (14 / 15) ** 2)
+    assert times[1] == pytest.approx(14 / 30)
