@@ -24,3 +24,14 @@ def test_the_file_has_the_figures_of_its_source(name: str) -> None:
 
 def test_every_file_has_published_figures() -> None:
     assert {path.stem for path in (CONFIGS / "paper").iterdir()} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_end_of_the_run_is_validated(name: str) -> None:
+    trainer = settings(name)["trainer"]
+    batches = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1)
+    assert batches % trainer["val_check_interval"] == 0
+    validations = batches // trainer["val_check_interval"]
+    for callback in trainer["callbacks"]:
+        rarely = callback.get("init_args", {}).get("every_n_validations", 1)
+        assert (validations - 1) % rarely == 0, f"{callback['class_path']} leaves out the last validation"

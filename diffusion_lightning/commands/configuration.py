@@ -20,7 +20,7 @@ LARGEST = {"blocks": 1_000, "layers": 1_000, "levels": 1_000, "num_workers": 1_0
 """The same for fields that count objects, each of which takes time and memory to build."""
 
 UNBOUNDED = ("seed", "dropout_from_step", "start_step", "total_steps", "warmup_steps")
-"""Fields that cost nothing, whatever their value: a seed, and optimizer steps, of which published runs have millions."""
+"""Fields that cost nothing, whatever their value: a seed, and optimizer steps, of which there may be millions."""
 
 LARGEST_YAML = 100_000
 """Nodes of a YAML text with its aliases written out."""

@@ -67,8 +67,8 @@ def settings(name: str) -> dict[str, Any]:
 def figures(value: Any, path: str = "") -> dict[str, Any]:
     """The values of a parsed file by their paths.
 
-    A class is its name, and its arguments are below it: ``model.sampler`` is DDIM and ``model.sampler.eta`` 0. A list of
-    classes is the list of their names, and each is below it by its name.
+    A class is its name, and its arguments are below it: ``model.sampler`` is DDIM and ``model.sampler.eta`` 0. A list
+    of classes is the list of their names, and each is below it by its name.
     """
     if isinstance(value, dict) and "class_path" in value:
         short = value["class_path"].rpartition(".")[2]
