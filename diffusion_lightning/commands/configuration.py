@@ -19,6 +19,9 @@ LARGEST_NUMBER = 1_000_000
 LARGEST = {"blocks": 1_000, "layers": 1_000, "levels": 1_000, "num_workers": 1_000}
 """The same for fields that count objects, each of which takes time and memory to build."""
 
+UNBOUNDED = ("seed", "dropout_from_step", "start_step", "total_steps", "warmup_steps")
+"""Fields that cost nothing, whatever their value: a seed, and optimizer steps, of which there may be millions."""
+
 LARGEST_YAML = 100_000
 """Nodes of a YAML text with its aliases written out."""
 
@@ -94,7 +97,7 @@ def check_sizes(config: Any) -> None:
         items = dict(vars(config) if isinstance(config, Namespace) else config)
         if str(items.get("class_path", "")).startswith("diffusion_lightning."):
             for name, value in vars(items.get("init_args") or Namespace()).items():
-                most = math.inf if name == "seed" else LARGEST.get(name, LARGEST_NUMBER)
+                most = math.inf if name in UNBOUNDED else LARGEST.get(name, LARGEST_NUMBER)
                 if numbers := [number for number in _flat(value) if type(number) is int and number > most]:
                     part = items["class_path"].rpartition(".")[2]
                     raise ValueError(f"{part}: {name}={numbers[0]} is too large: choose at most {most:,}")

@@ -34,7 +34,7 @@ PRINTED = {
 PUBLISHED = {
     "ddpm_cifar10": ("2006.11239", "FID 3.17"),
     "ddim_cifar10": ("2010.02502", "FID 13.36 / 6.84 / 4.67 / 4.16 in 10 / 20 / 50 / 100 steps"),
-    "improved_ddpm_cifar10": ("2102.09672", "2.94 bits per dimension"),
+    "improved_ddpm_cifar10": ("2102.09672", "NLL 3.17 bits per dimension and FID 3.19"),
     "ncsn_cifar10": ("1907.05600", "FID 25.32 (NCSN), 10.87 (NCSNv2"),
     "score_sde_ve_cifar10": ("2011.13456", "FID 2.20"),
     "score_sde_vp_cifar10": ("2011.13456", "FID 2.41"),
@@ -52,9 +52,35 @@ CONDITIONAL = {
 """The conditional models: each file, its paper, and its scores."""
 
 
+Figures = dict[str, dict[str, Any]]
+"""The figures of a file: from a source, a file of the authors' repository or a part of the paper, to values by paths.
+
+The path of a figure is that in ``figures``; None is what the file must leave out. A later source overrules.
+"""
+
+
 def settings(name: str) -> dict[str, Any]:
     """The parsed file."""
     return yaml.safe_load((CONFIGS / f"paper/{name}.yaml").read_text())
+
+
+def figures(value: Any, path: str = "") -> dict[str, Any]:
+    """The values of a parsed file by their paths.
+
+    A class is its name, and its arguments are below it: ``model.sampler`` is DDIM and ``model.sampler.eta`` 0. A list
+    of classes is the list of their names, and each is below it by its name.
+    """
+    if isinstance(value, dict) and "class_path" in value:
+        short = value["class_path"].rpartition(".")[2]
+        return {path: short} | figures(value.get("init_args", {}), path)
+    if isinstance(value, dict):
+        below = [figures(item, f"{path}.{key}".lstrip(".")) for key, item in value.items()]
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        named = {item["class_path"].rpartition(".")[2]: item for item in value}
+        below = [{path: list(named)}, *(figures(item, f"{path}.{name}") for name, item in named.items())]
+    else:
+        return {path: value}
+    return {key: item for part in below for key, item in part.items()}
 
 
 def header(name: str) -> str:
