@@ -1,6 +1,7 @@
 """Metrics: distances of restored images from clean ones, distances between sets of images, and likelihoods."""
 
 from diffusion_lightning.metrics.digits import DigitsClassifier
+from diffusion_lightning.metrics.fashion import FashionClassifier
 from diffusion_lightning.metrics.fid import FrechetDistances, InceptionV3
 from diffusion_lightning.metrics.kid import KID
 from diffusion_lightning.metrics.likelihood import bits_per_dimension, dequantize, flow_log_likelihood
@@ -15,6 +16,7 @@ __all__ = [
     "RMSE",
     "SSIM",
     "DigitsClassifier",
+    "FashionClassifier",
     "FrechetDistances",
     "InceptionV3",
     "bits_per_dimension",
