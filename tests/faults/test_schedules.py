@@ -253,7 +253,8 @@ STEPS = {  # what was written as T_max in each file
     "upsample": 1020,
     **dict.fromkeys(("bridge_i2sb", "photo_blur"), 2000),
     "photo_pixelate": 1500,
-    **dict.fromkeys(("fashion_blur", "fashion_cold_blur", "fashion_noise", "fashion_warm_blur"), 1500),
+    "fashion_blur": 1000,
+    **dict.fromkeys(("fashion_cold_blur", "fashion_noise", "fashion_warm_blur"), 600),
 }
 SCHEDULED = {
     path.stem: yaml.safe_load(path.read_text())
