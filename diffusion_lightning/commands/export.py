@@ -1,5 +1,6 @@
 """`export`: a trained model as a folder to share, or its denoiser as a program for other runtimes."""
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
 from diffusion_lightning.conditioning.base import ConditionEmbedding
-from diffusion_lightning.core.conditions import null_condition
+from diffusion_lightning.core.checkpoints import read_checkpoint
+from diffusion_lightning.core.conditions import DROPPED, null_condition
 from diffusion_lightning.core.files import check_outputs
 from diffusion_lightning.core.images import atomic_write
-from diffusion_lightning.core.pretrained import CONFIG
+from diffusion_lightning.core.pretrained import CONFIG, PRIOR, WEIGHTS
+from diffusion_lightning.modules.model_card import CARD, SAMPLES
 from diffusion_lightning.modules.restoration import RestorationModule
 
 Format = Literal["folder", "torch", "onnx"]
@@ -25,7 +28,7 @@ Format = Literal["folder", "torch", "onnx"]
 TOLERANCE = 1e-3
 """The largest difference of an exported denoiser from the module, on images in [-1, 1]."""
 
-GRID_IMAGES = 16
+FOLDER_FILES = (CONFIG, WEIGHTS, PRIOR, CARD, SAMPLES)
 
 
 def export(
@@ -36,6 +39,7 @@ def export(
     output: str = "exported",
     format: Format = "folder",
     license: str = "",
+    images: int = 16,
     overwrite: bool = False,
 ) -> None:
     """Export a trained model: as a folder to share, or its denoiser for other runtimes.
@@ -47,8 +51,10 @@ def export(
         ckpt_path: The checkpoint, a .ckpt file that `fit` wrote.
         output: The folder, or the file: .pt2 for torch, .onnx for onnx.
         format: folder is for `from_pretrained`, with a model card; torch and onnx are programs (x_t, t) → x̂_0 for any
-            number of images of the training size. onnx needs the extra `onnx`.
+            number of images of the training size, with the embedded condition as further inputs where there is one.
+            onnx needs the extra `onnx`.
         license: The licence of the weights for the model card, such as mit.
+        images: Number of images that are generated for the model card; an unconditional model alone can.
         overwrite: Whether to replace files.
 
     Example:
@@ -58,10 +64,12 @@ def export(
     if not trainer.is_global_zero:
         return
     if format == "folder":
-        check_outputs([Path(output, CONFIG)], overwrite, lambda path: False)
-        data, scores = describe_run(Path(ckpt_path).parent.parent if ckpt_path else Path())
-        images = module.generate(range(GRID_IMAGES)) if module.conditioner is None else None
-        module.save_pretrained(output, data, scores, license, images)
+        check_outputs([Path(output, name) for name in FOLDER_FILES], overwrite, lambda path: False)
+        data, scores = describe_run(Path(ckpt_path)) if ckpt_path else ("", {})
+        made = None
+        if images > 0 and module.conditioner is None:
+            made = module.to(trainer.strategy.root_device).generate(range(images)).cpu()
+        module.save_pretrained(output, data, scores, license, made)
         text = f"{output} has the model and its card, README.md"
     else:
         suffix = ".pt2" if format == "torch" else ".onnx"
@@ -83,9 +91,16 @@ class Denoiser(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, x: Tensor, t: Tensor, pooled: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """x̂_0 (B, C, H, W) of x_t and t (B,), and the pooled embedding and the tokens of the condition."""
-        embedding = None if self.module.conditioner is None else ConditionEmbedding(pooled, tokens)
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        pooled: Tensor | None = None,
+        tokens: Tensor | None = None,
+        image: Tensor | None = None,
+    ) -> Tensor:
+        """x̂_0 (B, C, H, W) of x_t and t (B,), and the parts of a ``ConditionEmbedding``."""
+        embedding = None if self.module.conditioner is None else ConditionEmbedding(pooled, tokens, image)
         return self.module.predict_x0(x, t, embedding).x0
 
     def example(self, batch_size: int) -> dict[str, Tensor]:
@@ -98,15 +113,29 @@ class Denoiser(nn.Module):
         }
         conditioner = self.module.conditioner
         if conditioner is not None:
-            embedding = conditioner(null_condition(conditioner.condition_keys, batch_size))
-            inputs |= {name: value for name, value in embedding._asdict().items() if value is not None}
+            keys = [key for key in conditioner.condition_keys if key in DROPPED]
+            embedding = conditioner(conditioner.complete(null_condition(keys, batch_size), inputs["x"]))
+            embedding = embedding.expand(batch_size)
+            inputs |= {name: value.contiguous() for name, value in embedding._asdict().items() if value is not None}
         return inputs
 
 
 def _export_torch(module: RestorationModule, path: Path) -> float:
     program = _program(Denoiser(module))
-    atomic_write(path, lambda partial: _save_as(path.suffix, partial, lambda file: torch.export.save(program, file)))
-    return _difference(module, torch.export.load(path).module())
+    difference = math.nan
+
+    def write(partial: Path) -> None:
+        nonlocal difference
+        named = partial.with_name(f"{partial.name}.pt2")  # torch requires the suffix
+        try:
+            torch.export.save(program, named)
+            difference = _difference(module, torch.export.load(named).module())
+            named.replace(partial)
+        finally:
+            named.unlink(missing_ok=True)
+
+    atomic_write(path, write)
+    return difference
 
 
 def _export_onnx(module: RestorationModule, path: Path) -> float:
@@ -115,25 +144,31 @@ def _export_onnx(module: RestorationModule, path: Path) -> float:
     except ImportError as error:
         raise ImportError("--format onnx needs the extra `onnx`: pip install 'diffusion-lightning[onnx]'") from error
     denoiser = Denoiser(module)
-    example = denoiser.example(2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converter's own dependencies
         converted = torch.onnx.export(
             _program(denoiser),
-            input_names=[*example],
+            input_names=[*denoiser.example(2)],
             output_names=["x0"],
             dynamo=True,
             verbose=False,
             external_data=False,
         )
     assert converted is not None  # only torch's older exporter returns nothing
-    atomic_write(path, lambda partial: converted.save(partial, external_data=False))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    difference = math.nan
 
-    def run(**inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
+    def write(partial: Path) -> None:
+        nonlocal difference
+        converted.save(partial, external_data=False)
+        session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
 
-    return _difference(module, run)
+        def run(**inputs: Tensor) -> Tensor:
+            return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
+
+        difference = _difference(module, run)
+
+    atomic_write(path, write)
+    return difference
 
 
 def _program(denoiser: Denoiser) -> torch.export.ExportedProgram:
@@ -142,16 +177,6 @@ def _program(denoiser: Denoiser) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         return torch.export.export(denoiser, (), example, dynamic_shapes={name: {0: batch} for name in example})
-
-
-def _save_as(suffix: str, partial: Path, save: Callable[[Path], None]) -> None:
-    """Save under a name with a suffix, which torch requires, and rename to ``partial``."""
-    named = partial.with_name(partial.name + suffix)
-    try:
-        save(named)
-        named.replace(partial)
-    finally:
-        named.unlink(missing_ok=True)
 
 
 def _difference(module: RestorationModule, program: Callable[..., Tensor]) -> float:
@@ -169,20 +194,26 @@ def _difference(module: RestorationModule, program: Callable[..., Tensor]) -> fl
     return difference
 
 
-def describe_run(folder: Path) -> tuple[str, dict[str, float]]:
-    """What the run in a folder was trained on, and its last scores, as far as they are known.
+def describe_run(checkpoint: Path) -> tuple[str, dict[str, float]]:
+    """What the run of a checkpoint was trained on, and its scores at that step, as far as they are known.
 
     Args:
-        folder: The ``default_root_dir`` of the run, with its config.yaml and TensorBoard's files.
+        checkpoint: A file in the folder ``checkpoints`` of a run, beside config.yaml and TensorBoard's files. Nothing
+            is known of one that lies elsewhere.
     """
-    data = ""
+    folder, data = checkpoint.absolute().parent.parent, ""
+    if checkpoint.absolute().parent.name != "checkpoints":
+        return data, {}
     if (folder / CONFIG).is_file():
-        settings: Any = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")).get("data") or {}
-        name = str(settings.get("class_path", "")).rpartition(".")[2]
-        size = (settings.get("init_args") or {}).get("size")
+        settings: Any = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
+        part = settings.get("data") or {}
+        name = str(part.get("class_path", "")).rpartition(".")[2]
+        size = (part.get("init_args") or {}).get("size")
         data = f"{name}, {size} px" if name and size else name
     if not any(folder.glob("events.out.tfevents.*")):
         return data, {}
+    step = read_checkpoint(checkpoint)["global_step"]
     events = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("val/")]
-    return data, {tag: events.Scalars(tag)[-1].value for tag in tags}
+    known = {tag: [event.value for event in events.Scalars(tag) if event.step <= step] for tag in tags}
+    return data, {tag: values[-1] for tag, values in known.items() if values}

@@ -23,6 +23,12 @@ PARAMETERIZATIONS = {"epsilon": "Eps", "sample": "X0", "v_prediction": "V"}
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02}
 """The defaults of diffusers."""
 
+SCHEDULERS = ("DDPM", "DDIM", "PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerDiscrete", "UniPCMultistep")
+"""Schedulers of the variance-preserving diffusion with these βs, without their ending."""
+
+VARIANCES = {"fixed_small": "posterior", "fixed_large": "forward"}
+"""DDPM's variances as ``DDPM`` names them."""
+
 REFUSED = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False}
 """Settings of schedulers that change what is computed, and the value that they must have."""
 
@@ -44,9 +50,14 @@ def read_diffusers(folder: Path) -> ImportedModel:
     """
     network = _read_json(folder / "unet" / "config.json")
     scheduler = _read_json(folder / "scheduler" / SCHEDULER)
+    rule = str(scheduler.get("_class_name", ""))
+    if rule.removesuffix("Scheduler") not in SCHEDULERS:
+        raise ValueError(f"{folder / 'scheduler'}: the scheduler {rule or 'without a name'} cannot be expressed")
     steps = int(scheduler.get("num_train_timesteps", 1000))
     if network.get("_class_name") != NETWORK:
         raise ValueError(f"{folder / 'unet'} holds a {network.get('_class_name')}: only a {NETWORK} can be imported")
+    if (embedding := network.get("time_embedding_type", "positional")) != "positional":
+        raise ValueError(f"{folder / 'unet'}: time_embedding_type {embedding!r} cannot be expressed")
     parts = "diffusion_lightning"
     denoiser = {
         "class_path": f"{parts}.networks.DiffusersUNet",
@@ -81,7 +92,7 @@ def _schedule(scheduler: dict[str, Any], steps: int, place: Path) -> dict[str, A
     for name, value in REFUSED.items():
         if scheduler.get(name, value) != value:
             raise ValueError(f"{place}: {name} = {scheduler[name]!r} cannot be expressed")
-    if str(scheduler.get("variance_type", "")).startswith("learned"):
+    if scheduler.get("variance_type", "fixed_small") not in VARIANCES:
         raise ValueError(f"{place}: variance_type = {scheduler['variance_type']!r} cannot be expressed")
     kind, parts = scheduler.get("beta_schedule", "linear"), "diffusion_lightning.degradations"
     if kind == "squaredcos_cap_v2":
@@ -97,7 +108,8 @@ def _schedule(scheduler: dict[str, Any], steps: int, place: Path) -> dict[str, A
 def _sampler(scheduler: dict[str, Any], steps: int) -> dict[str, Any]:
     samplers = "diffusion_lightning.samplers"
     if scheduler.get("_class_name") == "DDPMScheduler":
-        return {"class_path": f"{samplers}.DDPM", "init_args": {"steps": steps}}
+        variance = VARIANCES[scheduler.get("variance_type", "fixed_small")]
+        return {"class_path": f"{samplers}.DDPM", "init_args": {"steps": steps, "variance": variance}}
     return {"class_path": f"{samplers}.ProbabilityFlow", "init_args": {"steps": min(STEPS, steps)}}
 
 

@@ -6,7 +6,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from diffusion_lightning.core.pretrained import INSTANTIATOR
+from diffusion_lightning.core.trust import INSTANTIATOR
 
 
 class ImportedModel(NamedTuple):

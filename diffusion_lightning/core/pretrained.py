@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffusion_lightning.core.images import atomic_write
+from diffusion_lightning.core.trust import INSTANTIATOR
 
 CONFIG, WEIGHTS, PRIOR = "config.yaml", "model.safetensors", "prior.safetensors"
-INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def write_pretrained(folder: str | Path, checkpoint: dict[str, Any]) -> None:
@@ -35,9 +35,11 @@ def write_pretrained(folder: str | Path, checkpoint: dict[str, Any]) -> None:
     if state := checkpoint.get("conditioner"):
         config["conditioner"] = state
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    atomic_write(Path(folder, CONFIG), lambda path: path.write_text(text, encoding="utf-8"))
+    # Without it the folder is no model: a write that is interrupted leaves no new weights under old settings.
+    Path(folder, CONFIG).unlink(missing_ok=True)
     atomic_write(Path(folder, WEIGHTS), lambda path: _save(checkpoint["state_dict"], path))
     atomic_write(Path(folder, PRIOR), lambda path: _save(checkpoint.get("prior", {}), path))
+    atomic_write(Path(folder, CONFIG), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_pretrained(folder: str | Path) -> dict[str, Any]:

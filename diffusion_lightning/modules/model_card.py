@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import yaml
 CARD, SAMPLES = "README.md", "samples.png"
 
 PARTS = ("degradation", "denoiser", "parameterization", "loss", "sampler", "conditioner", "guidance")
+"""The parts that the card names."""
 
 
 def model_card(
@@ -52,6 +54,8 @@ def model_card(
 
 def _describe(part: Any) -> str:
     """``GaussianBlur (steps: 20, std: 0.8)`` of a part as YAML has it."""
+    if isinstance(part, str) and "/" in part:
+        return PurePath(part).name  # where a file lies on one's own machine is nobody else's concern
     if not isinstance(part, dict) or "class_path" not in part:
         return str(part)
     name = str(part["class_path"]).rpartition(".")[2]

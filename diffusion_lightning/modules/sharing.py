@@ -30,7 +30,9 @@ class Shareable(LightningModule):
         license: str = "",
         images: Tensor | None = None,
     ) -> Path:
-        """Save the module as a folder: its weights as they are, how it is built, and a model card, README.md.
+        """Save the module as a folder: its weights as they are, how it was built, and a model card, README.md.
+
+        Parts that were replaced since, such as the sampler of ``sampling``, are saved as they were built.
 
         Args:
             folder: The folder; it is made if it is missing, and its files of these names are replaced.
@@ -48,6 +50,7 @@ class Shareable(LightningModule):
         checkpoint = {"state_dict": self.state_dict(), "hyper_parameters": self._arguments()}
         self.on_save_checkpoint(checkpoint)
         write_pretrained(folder, checkpoint)
+        Path(folder, SAMPLES).unlink(missing_ok=True)
         if images is not None:
             save_image(image_grid(images), Path(folder, SAMPLES))
         parameters = sum(p.numel() for p in self.parameters())
@@ -56,19 +59,20 @@ class Shareable(LightningModule):
         return Path(folder)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, trust: Iterable[str] = ()) -> Self:
+    def from_pretrained(cls, source: str | Path, trust: Iterable[str] = (), revision: str | None = None) -> Self:
         """Load a module for inference: in eval mode, its weights without gradients.
 
         Args:
             source: A folder that ``save_pretrained`` wrote; or, if there is none of this name, a repository of the
                 hub, such as ``user/model``, which is downloaded (extra ``hub``).
             trust: Further packages whose classes and functions the folder may name; see ``core.trust``.
+            revision: The branch, tag or commit of the repository; its newest state if None.
 
         Raises:
             FileNotFoundError: There is no such folder or repository, or it lacks a file.
             ValueError: A file is damaged, names what it may not, or holds another kind of module.
         """
-        folder = Path(source) if Path(source).is_dir() else _download(str(source))
+        folder = Path(source) if Path(source).is_dir() else _download(str(source), revision)
         checkpoint = read_pretrained(folder)
         with trusting(trust):
             arguments = check_hyperparameters(checkpoint["hyper_parameters"], folder)
@@ -130,14 +134,14 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _download(source: str) -> Path:
+def _download(source: str, revision: str | None) -> Path:
     """The folder of a repository of the hub, downloaded or cached."""
     parts = source.split("/")
     if len(parts) != 2 or not all(parts) or source.startswith((".", "~")):
         raise FileNotFoundError(f"there is no folder {source}, and a repository of the hub is named user/model")
     hub = _hub()
     try:
-        return Path(hub.snapshot_download(source, allow_patterns=["*.safetensors", "*.yaml"]))
+        return Path(hub.snapshot_download(source, revision=revision, allow_patterns=["*.safetensors", "*.yaml"]))
     except Exception as error:  # of the network, of the hub, or of the name
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"there is no folder {source}, and the hub has not given it: {reason}") from error

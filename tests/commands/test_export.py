@@ -7,7 +7,7 @@ import torch
 from helpers.runs import CONFIGS, QUIET, fail, run
 
 from diffusion_lightning import RestorationModule
-from diffusion_lightning.commands.export import Denoiser, _difference
+from diffusion_lightning.commands.export import Denoiser, _difference, _export_torch, describe_run
 
 TINY = [
     *("--model.denoiser.width=8", "--model.denoiser.multipliers=[1, 1]", "--trainer.max_steps=2"),
@@ -19,7 +19,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    for name in ("class_conditional", "blur"):
+    for name in ("class_conditional", "blur", "upsample_concat"):
         run(folder, "fit", f"--config={CONFIGS / f'{name}.yaml'}", *TINY)
     return folder
 
@@ -28,7 +28,7 @@ def checkpoint(runs: Path, name: str) -> Path:
     return runs / "runs" / name / "checkpoints/last.ckpt"
 
 
-@pytest.mark.parametrize("name", ["blur", "class_conditional"])
+@pytest.mark.parametrize("name", ["blur", "class_conditional", "upsample_concat"])
 def test_a_program_of_torch_is_the_denoiser(name: str, runs: Path, tmp_path: Path) -> None:
     run(tmp_path, "export", f"--ckpt_path={checkpoint(runs, name)}", "--output=model", "--format=torch")
     program = torch.export.load(tmp_path / "model.pt2").module()
@@ -70,3 +70,32 @@ def test_a_file_in_the_way_is_kept(runs: Path, tmp_path: Path, capsys: pytest.Ca
     failure = fail(tmp_path, capsys, "export", *argv)
     assert "--overwrite true" in failure.text
     assert (tmp_path / "model.pt2").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_a_file_of_the_user_in_the_folder_is_kept(
+    name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / name).write_text("mine")
+    failure = fail(tmp_path, capsys, "export", f"--ckpt_path={checkpoint(runs, 'blur')}", "--output=shared")
+    assert name in failure.text
+    assert (tmp_path / "shared" / name).read_text() == "mine"
+    assert len(list((tmp_path / "shared").iterdir())) == 1
+
+
+def test_a_refused_program_replaces_no_file(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusion_lightning.commands.export.TOLERANCE", -1.0)
+    (tmp_path / "model.pt2").write_text("an earlier one")
+    module = RestorationModule.load_from_checkpoint(checkpoint(runs, "blur")).eval()
+    with pytest.raises(ValueError, match="differs from the model"):
+        _export_torch(module, tmp_path / "model.pt2")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier one"]
+
+
+def test_a_checkpoint_outside_of_its_run_has_no_scores(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "blur.ckpt"
+    copy.write_bytes(checkpoint(runs, "blur").read_bytes())
+    (tmp_path.parent / "config.yaml").write_text("data: {class_path: Foreign}")
+    assert describe_run(copy) == ("", {})
+    assert describe_run(checkpoint(runs, "blur"))[0] == "Digits, 16 px"

@@ -86,6 +86,24 @@ def test_ddpm_of_an_imported_network_is_that_of_diffusers(tmp_path: Path) -> Non
     torch.testing.assert_close(ours(module, x, DDPM(STEPS)), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("fixed_small", "posterior"), ("fixed_large", "forward")])
+def test_the_variance_of_ddpm_is_that_of_the_scheduler(theirs: str, ours: str, tmp_path: Path) -> None:
+    sampler = imported(save(tmp_path / "pipeline", scheduler(DDPMScheduler, variance_type=theirs))).sampling.sampler
+    assert isinstance(sampler, DDPM)
+    assert sampler.variance == ours
+
+
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "FlowMatchEulerDiscreteScheduler", None])
+def test_a_scheduler_of_another_diffusion_is_refused(
+    name: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path / "pipeline", scheduler()) / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
+    failure = fail(tmp_path, capsys, "import", "--from", str(tmp_path / "pipeline"), "--output", "model.ckpt")
+    assert "the scheduler" in failure.text
+    assert "cannot be expressed" in failure.text
+
+
 def test_an_imported_model_generates(tmp_path: Path) -> None:
     imported(save(tmp_path / "pipeline", scheduler(clip_sample=True)))
     run(tmp_path, "generate", "--ckpt_path=model.ckpt", "--number=2", "--steps=2", "--output=out", *QUIET[:1])
@@ -143,9 +161,10 @@ def test_a_file_that_cannot_be_read_is_named(
         ({"_class_name": "AutoencoderKL"}, "only a UNet2DModel"),
         ({"num_class_embeds": 10}, "class labels"),
         ({"new_setting": 1}, "has no argument new_setting"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type"),
         ({"out_channels": 2}, "other channels out"),
     ],
-    ids=["another class", "class labels", "an unknown setting", "other channels"],
+    ids=["another class", "class labels", "an unknown setting", "Fourier features", "other channels"],
 )
 def test_another_network_is_refused(
     config: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -162,8 +181,9 @@ def test_another_network_is_refused(
         (["--from", "nowhere", "--output", "model.ckpt"], "there is no such folder"),
         (["--from", "empty", "--output", "model.ckpt"], "neither a folder"),
         (["--output", "model.ckpt"], "--from"),
+        (["--from", "empty", "--output", "model.ckpt", "--size", "0"], "at least 1 pixel"),
     ],
-    ids=["no folder", "an empty folder", "no source"],
+    ids=["no folder", "an empty folder", "no source", "no size"],
 )
 def test_wrong_arguments_are_errors_on_one_line(
     argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

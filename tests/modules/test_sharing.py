@@ -128,7 +128,7 @@ def test_the_hub_gives_what_was_pushed(checkpoint: Path, tmp_path: Path, monkeyp
             shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
             return f"hub/{repo_id}"
 
-    hub = SimpleNamespace(HfApi=Api, snapshot_download=lambda repo_id, allow_patterns: str(tmp_path / repo_id))
+    hub = SimpleNamespace(HfApi=Api, snapshot_download=lambda repo_id, **options: str(tmp_path / repo_id))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     module = RestorationModule.load_from_checkpoint(checkpoint)
     assert module.push_to_hub("user/digits", license="mit") == "hub/user/digits"
