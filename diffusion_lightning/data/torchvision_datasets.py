@@ -3,6 +3,7 @@
 import gzip
 import textwrap
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -143,7 +144,7 @@ def _unpack(files: list[str], folder: Path) -> None:
         source = DEBIAN / f"{file}.gz"
         try:
             content = gzip.decompress(source.read_bytes())
-            atomic_write(folder / file, lambda partial, content=content: partial.write_bytes(content))
+            atomic_write(folder / file, partial(Path.write_bytes, data=content))
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(
                 f"{source} cannot be unpacked into {folder} ({error}): install dataset-fashion-mnist anew, or choose "
