@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.files import write_idx
 from helpers.runs import CONFIGS, QUIET, files, run
 
 PATHS = sorted(CONFIGS.rglob("*.yaml"))
@@ -68,9 +69,10 @@ def test_it_uses_short_class_names(path: Path) -> None:
 
 @every_runnable_config
 def test_it_trains_a_step_and_writes_a_checkpoint_under_its_root(path: Path, tmp_path: Path) -> None:
+    write_idx(tmp_path / "data", "FashionMNIST")  # instead of a download
     run(tmp_path, "fit", "--config", path, *LIMITS)
     root = yaml.safe_load(path.read_text())["trainer"]["default_root_dir"]
-    made = {name for name in files(tmp_path) if not name.startswith("data/")}  # the cache of rendered emoji
+    made = {name for name in files(tmp_path) if not name.startswith("data/")}  # as the rendered emoji do
     assert all(name.startswith(f"{root}/") for name in made), made
     last = tmp_path / root / "checkpoints/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 1

@@ -1,6 +1,9 @@
 """MNIST, Fashion-MNIST and CIFAR-10 through torchvision, downloaded by it or copied there by hand."""
 
+import gzip
 import textwrap
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -9,9 +12,13 @@ from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from diffusion_lightning.core.datasets import ImageDataset, InMemoryImages, resize_images
+from diffusion_lightning.core.images import atomic_write
 from diffusion_lightning.data.base import DegradationDataModule
 
 VisionName = Literal["MNIST", "FashionMNIST", "CIFAR10"]
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the four files, each compressed."""
 
 _IDX_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 _CIFAR_FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
@@ -21,13 +28,9 @@ class VisionDataset(InMemoryImages):
     """One of torchvision's small data sets, held in memory.
 
     Without internet access, put the files under ``root`` yourself: for MNIST and FashionMNIST the four idx files,
-    unpacked, in ``root/NAME/raw``; for CIFAR10 the seven files of its archive in ``root/cifar-10-batches-py``. Debian
-    has Fashion-MNIST as the package ``dataset-fashion-mnist``; unpack its files::
-
-        mkdir -p data/FashionMNIST/raw
-        for f in /usr/share/datasets/fashion-mnist/*.gz; do
-            gunzip -c "$f" > data/FashionMNIST/raw/$(basename "$f" .gz)
-        done
+    unpacked, in ``root/NAME/raw``; for CIFAR10 the seven files of its archive in ``root/cifar-10-batches-py``.
+    Fashion-MNIST is also Debian's package ``dataset-fashion-mnist``: where it is installed, its files are unpacked
+    from ``/usr/share/datasets/fashion-mnist`` into ``root`` at the first use.
 
     Args:
         name: MNIST or FashionMNIST (70,000 grey images, 28×28), or CIFAR10 (60,000 RGB images, 32×32).
@@ -38,7 +41,7 @@ class VisionDataset(InMemoryImages):
 
     Raises:
         FileNotFoundError: The data are missing, and ``download`` is off or failed.
-        ValueError: An unknown name, or damaged files.
+        ValueError: An unknown name, damaged files, or a ``root`` that cannot be written.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class VisionDataset(InMemoryImages):
             (root / "cifar-10-batches-py", _CIFAR_FILES) if name == "CIFAR10" else (root / name / "raw", _IDX_FILES)
         )
         missing = [file for file in files if not (folder / file).is_file()]
+        if missing and name == "FashionMNIST" and all((DEBIAN / f"{file}.gz").is_file() for file in missing):
+            _unpack(missing, folder)
+            missing = []
         if missing and not download:
             raise FileNotFoundError(
                 f"{name} is not in {root}: put {', '.join(missing)} into {folder}, or pass --data.download true"
@@ -118,7 +124,10 @@ class MNIST(_Vision):
 
 
 class FashionMNIST(_Vision):
-    """Articles of clothing, 70,000 grey images of 28×28; the ten kinds are the labels."""
+    """Articles of clothing, 70,000 grey images of 28×28; the ten kinds are the labels.
+
+    They are found without a download where Debian's package ``dataset-fashion-mnist`` is installed.
+    """
 
     name = "FashionMNIST"
 
@@ -127,6 +136,20 @@ class CIFAR10(_Vision):
     """Small photographs of animals and vehicles, 60,000 RGB images of 32×32; the ten kinds are the labels."""
 
     name = "CIFAR10"
+
+
+def _unpack(files: list[str], folder: Path) -> None:
+    """Unpack Debian's files, because torchvision reads no compressed ones."""
+    for file in files:
+        source = DEBIAN / f"{file}.gz"
+        try:
+            content = gzip.decompress(source.read_bytes())
+            atomic_write(folder / file, partial(Path.write_bytes, data=content))
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{source} cannot be unpacked into {folder} ({error}): install dataset-fashion-mnist anew, or choose "
+                "a --data.root that can be written"
+            ) from error
 
 
 def _channels_first(images: Tensor) -> Tensor:

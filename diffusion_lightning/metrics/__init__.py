@@ -1,6 +1,7 @@
 """Metrics: distances of restored images from clean ones, distances between sets of images, and likelihoods."""
 
 from diffusion_lightning.metrics.digits import DigitsClassifier
+from diffusion_lightning.metrics.fashion import FashionClassifier
 from diffusion_lightning.metrics.feature_statistics import FeatureStatistics
 from diffusion_lightning.metrics.fid import FrechetDistances, InceptionV3
 from diffusion_lightning.metrics.kid import KID
@@ -21,6 +22,7 @@ __all__ = [
     "RMSE",
     "SSIM",
     "DigitsClassifier",
+    "FashionClassifier",
     "FeatureStatistics",
     "FrechetDistances",
     "InceptionV3",

@@ -3,6 +3,10 @@
 A sampler gives the network D_s(x̂_0) + κ (x_t − D_t(x̂_0)) + …, which is not D_s(x_0), and a network trained on D_t(x_0)
 alone never sees such images. Where x_t keeps little of x_0, its errors then grow with every step.
 
+An x_t that was made from x_t' has no more information about x_0 than x_t' has. So the best prediction there is the mean
+(L2) or median (L1) of the images that x_t' can come from: good for restoration, where these are alike. In generation,
+where x_1 says nearly nothing about x_0, all results become the mean image.
+
 Related work: scheduled sampling (1506.03099) trains a recurrent network on its own outputs; the pushforward trick
 (2202.03376) a solver of differential equations, without a gradient through them, as here. Input perturbation
 (2301.11706) adds noise to x_t instead.
@@ -33,8 +37,9 @@ from diffusion_lightning.samplers.base import Sampler, SamplerState, Step
 class Rollout(ChecksArguments):
     """Trains on some images x_t that the sampler makes, with the network as it is, from a later time t' in [t, 1].
 
-    x_t' is D_t'(x_0) + σ_t' z with the image's own random parameters; the loss of x_t is the usual one, against x_0,
-    and has no gradient through the sampler. Each network evaluation costs a third of a training step, of the share.
+    x_t' is D_t'(x_0) + σ_t' z with the image's own random parameters. The loss is the usual one, against x_0, without a
+    gradient through the sampler. For restoration alone: generated images become their mean. Each evaluation of the
+    network costs a third of a training step, for the share.
 
     Args:
         share: The share of such images, in [0, 1].

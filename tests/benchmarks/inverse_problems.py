@@ -179,8 +179,8 @@ def scores(images: Tensor, clean: Tensor, real: Tensor | None) -> list[str]:
 
 def spread_of(method: Method, y: Tensor, noise: float, samples: int) -> float:
     """The mean over pixels of the standard deviation over samples, on [0, 1]."""
-    drawn = [restore(method, y[:SPREAD_IMAGES], noise, seed).images for seed in range(1, samples + 1)]
-    return torch.stack(drawn).std(0).mean().item() / 2
+    restored = [restore(method, y[:SPREAD_IMAGES], noise, seed).images for seed in range(1, samples + 1)]
+    return torch.stack(restored).std(0).mean().item() / 2
 
 
 def learned(cold: RestorationModule, label: str = "") -> list[Method]:

@@ -24,6 +24,7 @@ from diffusion_lightning.samplers import (
     ProbabilityFlow,
     QuadraticSpacing,
     Sampler,
+    UniformSpacing,
 )
 
 
@@ -264,6 +265,6 @@ def test_wrong_and_missing_arguments_are_named() -> None:
     with pytest.raises(TypeError, match="pull"):
         Own(hidden=1)
     with pytest.raises(TypeError, match="positional argument"):
-        QuadraticSpacing(1)
+        UniformSpacing(1)
     with pytest.raises(TypeError, match="rho"):
-        QuadraticSpacing(rho=3.0)
+        UniformSpacing(rho=3.0)

@@ -1,13 +1,15 @@
 """torchvision's data sets, read from small files in their formats, without a network."""
 
+import gzip
 from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
-from helpers.files import DIGITS, GREY, accept_any_checksum, write_cifar, write_idx
+from helpers.files import DIGITS, GREY, accept_any_checksum, compress_idx, write_cifar, write_idx
 
 from diffusion_lightning.core.images import from_uint8
+from diffusion_lightning.data import torchvision_datasets
 from diffusion_lightning.data.torchvision_datasets import VisionDataset
 
 
@@ -40,6 +42,42 @@ def test_idx_files_are_read_and_not_downloaded_again(tmp_path, offline, name, tr
     image, label, caption = dataset[3]
     assert torch.equal(image[0], torch.from_numpy(GREY[part][3]))
     assert (label, caption) == (DIGITS[part][3], None)
+
+
+@pytest.fixture
+def debian(tmp_path, monkeypatch):
+    """The folder of Debian's package, here with small files."""
+    folder = compress_idx(write_idx(tmp_path / "source", "FashionMNIST"), tmp_path / "debian")
+    monkeypatch.setattr(torchvision_datasets, "DEBIAN", folder)
+    return folder
+
+
+@pytest.mark.parametrize("download", [False, True], ids=["without download", "with download"])
+def test_fashion_mnist_is_unpacked_where_debian_has_it(tmp_path, offline, debian, download):
+    for train, part in ((True, "train"), (False, "t10k")):
+        dataset = VisionDataset("FashionMNIST", tmp_path / "data", train=train, download=download)
+        assert torch.equal(dataset.images, torch.from_numpy(GREY[part])[:, None])
+        assert dataset.labels.tolist() == DIGITS[part].tolist()
+    raw = tmp_path / "data/FashionMNIST/raw"
+    assert {path.name for path in raw.iterdir()} == {path.stem for path in debian.iterdir()}
+    with pytest.raises(FileNotFoundError, match="MNIST is not in"):  # handwritten digits are other files
+        VisionDataset("MNIST", tmp_path / "data")
+
+
+def test_files_that_are_there_already_are_not_replaced_by_debians(tmp_path, debian):
+    label = write_idx(tmp_path, "FashionMNIST") / "t10k-labels-idx1-ubyte"
+    label.unlink()
+    (debian / "train-images-idx3-ubyte.gz").write_bytes(b"another")
+    assert VisionDataset("FashionMNIST", tmp_path, train=False).labels.tolist() == DIGITS["t10k"].tolist()
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(4000))[:-30]], ids=["other", "cut off"])
+def test_damaged_files_of_debian_are_named(tmp_path, debian, content):
+    (debian / "t10k-labels-idx1-ubyte.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz cannot be unpacked .* install") as caught:
+        VisionDataset("FashionMNIST", tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "data/FashionMNIST/raw/t10k-labels-idx1-ubyte").exists()
 
 
 def test_classes_have_short_names(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.files import write_idx
 from helpers.runs import CONFIGS, DEBUG, QUIET, Stored, fail, run, tiny_module, tiny_trainer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -256,6 +257,8 @@ STEPS = {  # what was written as T_max in each file
     **dict.fromkeys(("bridge_i2sb", "bridge_indi", "photo_blur"), 2000),
     "photo_noise": 1000,
     "photo_pixelate": 1500,
+    "fashion_blur": 1000,
+    **dict.fromkeys(("fashion_cold_blur", "fashion_noise", "fashion_warm_blur"), 600),
 }
 SCHEDULED = {
     path.stem: yaml.safe_load(path.read_text())
@@ -271,8 +274,10 @@ def test_no_config_has_a_literal_length():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One folder for all, in which emoji are rendered and the features are trained once."""
-    return tmp_path_factory.mktemp("lengths")
+    """One folder for all, in which emoji are rendered and the features are trained once; a few articles of clothing."""
+    folder = tmp_path_factory.mktemp("lengths")
+    write_idx(folder / "data", "FashionMNIST")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,7 @@ def folder(tmp_path_factory):
     ids=lambda data: f"{data['class_path']} of {data['init_args']['size']} px in {data['init_args']['batch_size']}s",
 )
 def test_the_configs_have_the_lengths_that_were_measured(data, folder):
-    """The runs of each set of data: the steps of one epoch, times their epochs, are the old T_max."""
+    """The runs of each set of data: their steps, or those of one epoch times their epochs, are the old T_max."""
     names = [name for name, config in SCHEDULED.items() if config["data"] == data]
     found: list[int] = []
 
@@ -293,10 +298,11 @@ def test_the_configs_have_the_lengths_that_were_measured(data, folder):
         patch.setattr(TrainableModule, "_run_steps", note)
         with pytest.raises(InterruptedError):
             run(folder, "fit", "--config", CONFIGS / f"{names[0]}.yaml", *QUIET)
-    first = SCHEDULED[names[0]]["trainer"]["max_epochs"]
     assert found == [STEPS[names[0]]]
+    lengths = {name: SCHEDULED[name]["trainer"] for name in names}
+    epoch = found[0] // lengths[names[0]]["max_epochs"]
     assert {name: STEPS[name] for name in names} == {
-        name: found[0] // first * SCHEDULED[name]["trainer"]["max_epochs"] for name in names
+        name: length.get("max_steps", epoch * length["max_epochs"]) for name, length in lengths.items()
     }
 
 

@@ -1,5 +1,6 @@
 """Small files in the formats of the public data sets, which are then read without a download."""
 
+import gzip
 import pickle
 import struct
 from pathlib import Path
@@ -12,21 +13,35 @@ from torch import Tensor
 
 from diffusion_lightning.core.images import save_image
 
+Parts = dict[str, np.ndarray]
+"""The arrays of the parts ``train`` and ``t10k``."""
+
 RNG = np.random.default_rng(0)
-GREY = {part: RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in (("train", 12), ("t10k", 5))}
-DIGITS = {part: RNG.integers(0, 10, len(images), dtype=np.uint8) for part, images in GREY.items()}
+GREY: Parts = {
+    part: RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8) for part, count in (("train", 12), ("t10k", 5))
+}
+DIGITS: Parts = {part: RNG.integers(0, 10, len(images), dtype=np.uint8) for part, images in GREY.items()}
 
 
-def write_idx(root: Path, name: str) -> Path:
+def write_idx(root: Path, name: str, images: Parts = GREY, labels: Parts = DIGITS) -> Path:
     """The four files of MNIST: a magic number, the sizes, the bytes, all big-endian."""
     folder = root / name / "raw"
     folder.mkdir(parents=True)
-    for part in GREY:
-        count = len(GREY[part])
-        images = struct.pack(">IIII", 0x803, count, 28, 28) + GREY[part].tobytes()
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + DIGITS[part].tobytes())
+    for part in images:
+        count = len(images[part])
+        header = struct.pack(">IIII", 0x803, count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images[part].tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels[part].tobytes())
     return folder
+
+
+def compress_idx(folder: Path, target: Path) -> Path:
+    """Move the four files to another folder as Debian's package has them, each compressed by gzip."""
+    target.mkdir()
+    for path in list(folder.iterdir()):
+        (target / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    return target
 
 
 def write_cifar(root: Path) -> Tensor:
