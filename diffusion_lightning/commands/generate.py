@@ -15,7 +15,7 @@ from diffusion_lightning.commands.inputs import PriorSamples, SamplingInputs
 from diffusion_lightning.commands.prompts import build_condition, check_condition
 from diffusion_lightning.commands.upsampling import UpsampledImages
 from diffusion_lightning.core.checkpoints import load_frozen
-from diffusion_lightning.core.conditions import Condition, select_cyclic, to_text
+from diffusion_lightning.core.conditions import DROPPED, Condition, select_cyclic, to_text
 from diffusion_lightning.core.files import check_outputs, is_own_image
 from diffusion_lightning.core.images import atomic_write, read_image, save_image
 from diffusion_lightning.core.visualization import image_grid
@@ -129,14 +129,15 @@ def resolve_guidance(guidance: Guidance | float, module: RestorationModule) -> G
     """The guidance itself, or the module's own with this scale, or else classifier-free guidance.
 
     Raises:
-        ValueError: A scale for an unconditional model, or a guidance that is not defined for its degradation.
+        ValueError: A scale for a model without labels and captions, or a guidance that is not defined for its
+            degradation.
     """
     if not isinstance(guidance, Guidance):
         own = module.sampling.guidance
-        if own is None and (module.conditioner is None or not module.conditioner.condition_keys):
+        if own is None and (module.conditioner is None or {*DROPPED}.isdisjoint(module.conditioner.condition_keys)):
             raise ValueError(
-                f"--guidance {guidance}: the model is unconditional; use a conditional model, or name a guidance such "
-                "as ClassifierGuidance"
+                f"--guidance {guidance}: the model has neither labels nor captions to follow; use one that has, or "
+                "name a guidance such as ClassifierGuidance"
             )
         guidance = own.replace(scale=guidance) if own else ClassifierFreeGuidance(guidance)
     guidance.check(module.degradation)

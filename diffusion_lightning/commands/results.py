@@ -87,7 +87,7 @@ class ResultsTable:
         if not self.path.is_file():
             return {}
         with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            columns, *rows = csv.reader(file)
+            columns, *rows = [*csv.reader(file)] or [[]]  # a program that is killed may leave an empty file
         whole = [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns) and row != columns]
         return {row["file"]: Result(**row) for row in whole}
 
@@ -105,5 +105,6 @@ def _lines(rows: Iterable[tuple[str, ...]]) -> bytes:
 
 def _is_own(path: Path) -> bool:
     with path.open("rb") as file:
-        columns = file.readline().decode("utf-8", "replace").rstrip("\n").split(",")
-    return columns[:3] == [*Result._fields[:3]] and set(columns) <= set(Result._fields)
+        first = file.readline()
+    columns = first.decode("utf-8", "replace").rstrip("\n").split(",")
+    return not first or (columns[:3] == [*Result._fields[:3]] and set(columns) <= set(Result._fields))

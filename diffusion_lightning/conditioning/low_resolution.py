@@ -84,7 +84,8 @@ class LowResolution(ConditionerWrapper):
             image = torch.where((chosen < self.blur).view(-1, 1, 1, 1), blur_3x3(image, std), image)
         if self.noise:
             std = self.noise * rng.uniform((len(image), 1, 1, 1), generator).to(image)
-            image = image + std * rng.normal(image.shape, generator).to(image)
+            noise = rng.keyed_generator(generator.initial_seed(), "noise of small images", device=image.device)
+            image = image + std * rng.normal(image.shape, noise, image)
         return {**condition, self.entry: image}
 
 

@@ -20,7 +20,10 @@ class ConditionerWrapper(Conditioner):
     entry: str
 
     def __init__(self, conditioner: Conditioner | None = None) -> None:
-        super().__init__(0.0 if conditioner is None else conditioner.dropout)
+        if conditioner is None:
+            super().__init__(0.0)
+        else:
+            super().__init__(conditioner.dropout, conditioner.dropout_from_step)
         self.conditioner = conditioner
         self.condition_keys = () if conditioner is None else conditioner.condition_keys
         self.optional_keys = () if conditioner is None else conditioner.optional_keys

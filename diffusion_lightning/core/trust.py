@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, ValuesView
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -63,7 +63,7 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 RESERVED = ("cls", "self", "checkpoint_path", "map_location", "hparams_file", "strict", "weights_only", "trust")
 """The arguments of ``load_from_checkpoint`` itself, which are the caller's."""
 
-MAX_DEPTH, MAX_LENGTH = 40, 4096
+MAX_DEPTH, MAX_LENGTH, MAX_VALUES = 40, 4096, 100_000
 
 _trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted packages", default=())
 
@@ -93,6 +93,7 @@ def check_hyperparameters(parameters: dict[str, Any], source: str | Path) -> dic
     Raises:
         ValueError: They name something that a checkpoint may not name, or hold more than plain values.
     """
+    _check_number(parameters, source)
     found = {}
     for name, value in parameters.items():
         if name == "_instantiator" and value == INSTANTIATOR:
@@ -106,6 +107,20 @@ def check_hyperparameters(parameters: dict[str, Any], source: str | Path) -> dic
         else:
             found[name] = _check(value, name, source)
     return found
+
+
+def _check_number(parameters: dict[str, Any], source: str | Path) -> None:
+    """Check how many values a copy would have: a list that is in many places, as by YAML's aliases, is copied there."""
+    number = 0
+    groups: list[tuple[int, Collection[Any]]] = [(0, parameters.values())]
+    while groups:
+        depth, values = groups.pop()
+        number += len(values)
+        if number > MAX_VALUES:
+            raise ValueError(f"{source} has more than {MAX_VALUES:,} hyperparameters: `fit` did not write it")
+        if depth <= MAX_DEPTH:
+            inner = (value.values() if isinstance(value, dict) else value for value in values)
+            groups += [(depth + 1, value) for value in inner if isinstance(value, list | tuple | ValuesView)]
 
 
 def _check(value: Any, place: str, source: str | Path) -> Any:
@@ -250,7 +265,8 @@ def _could_be_imported(package: str) -> bool:
 def _is_yaml(text: str) -> bool:
     """Whether a text is a mapping or a list in YAML or JSON."""
     try:
-        return isinstance(yaml.safe_load(text), dict | list | set)
+        # Without values: those of YAML's merge keys would grow exponentially before PyYAML 6.0.4.
+        return isinstance(yaml.compose(text, yaml.SafeLoader), yaml.CollectionNode)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text.lstrip()[:1] in ("{", "[")
 

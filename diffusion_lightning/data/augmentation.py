@@ -55,8 +55,9 @@ class NonLeakyAugmentation(nn.Module):
     exact. Beyond their edges, images are reflected. Values are clamped to [0, 1], unlike there.
 
     Args:
-        probability: The probability of each augmentation; EDM used 0.12 for CIFAR-10 and 0.15 for faces. Images are
-            always flipped horizontally with probability 1/2.
+        probability: The probability p of each augmentation; EDM used 0.12 for CIFAR-10 and 0.15 for faces. A vertical
+            flip has p/2, and so has a stretch along a direction other than the axes. Images are always flipped
+            horizontally with probability 1/2.
     """
 
     def __init__(self, probability: float = 0.12) -> None:
@@ -144,12 +145,13 @@ def warp_affine(images: Tensor, inverse: Tensor) -> Tensor:
     beyond = (reach - center + TAPS // 2).ceil().clamp(min=0).tolist()
     pad_x, pad_y = (int(min(side, most - 1)) for side, most in zip(beyond, (width, height), strict=True))
     padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y), mode="reflect")
-    doubled = _double(_double(padded, axis=3), axis=2)
+    low_pass = torch.tensor(SYM6, dtype=images.dtype, device=images.device)
+    doubled = _double(_double(padded, low_pass, axis=3), low_pass, axis=2)
     theta = torch.linalg.inv(_pixels_of_grid(padded)) @ inverse @ _pixels_of_grid(images)
     size = [batch, channels, 2 * height + TAPS - 2, 2 * width + TAPS - 2]
     grid = F.affine_grid(theta[:, :2].to(images), size, align_corners=True)
     sampled = F.grid_sample(doubled, grid, padding_mode="border", align_corners=True)
-    return _halve(_halve(sampled, axis=3), axis=2)
+    return _halve(_halve(sampled, low_pass, axis=3), low_pass, axis=2)
 
 
 def _pixels_of_grid(images: Tensor) -> Tensor:
@@ -160,21 +162,20 @@ def _pixels_of_grid(images: Tensor) -> Tensor:
     return matrix
 
 
-def _filter(images: Tensor, axis: int) -> tuple[Tensor, list[int]]:
+def _along(axis: int, low_pass: Tensor, channels: int) -> tuple[Tensor, list[int]]:
     """The filter along an axis for each channel, and its stride."""
     shape, stride = [1, 1, 1, 1], [1, 1]
     shape[axis], stride[axis - 2] = TAPS, 2
-    weight = torch.tensor(SYM6, dtype=images.dtype, device=images.device).view(shape)
-    return weight.expand(images.shape[1], -1, -1, -1), stride
+    return low_pass.view(shape).expand(channels, -1, -1, -1), stride
 
 
-def _double(images: Tensor, axis: int) -> Tensor:
+def _double(images: Tensor, low_pass: Tensor, axis: int) -> Tensor:
     """Twice the n pixels of an axis, + TAPS - 2: pixel i lies at 2 i + CENTER."""
-    weight, stride = _filter(images, axis)
+    weight, stride = _along(axis, low_pass, images.shape[1])
     return F.conv_transpose2d(images, weight, stride=stride, groups=images.shape[1])
 
 
-def _halve(images: Tensor, axis: int) -> Tensor:
+def _halve(images: Tensor, low_pass: Tensor, axis: int) -> Tensor:
     """The transpose of ``_double``, which is its inverse."""
-    weight, stride = _filter(images, axis)
+    weight, stride = _along(axis, low_pass, images.shape[1])
     return F.conv2d(images, weight, stride=stride, groups=images.shape[1])

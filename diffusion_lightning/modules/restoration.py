@@ -212,7 +212,9 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
             return batch
         with evaluating(self):
             parts = self.denoise_fn, self.degradation, self.sampling.sampler, self.time_sampler
-            return self.rollout(batch, *parts, self.batch_key())
+            batch = self.rollout(batch, *parts, self.batch_key())
+        torch.clear_autocast_cache()  # torch 2.6 would reuse the weights that were cast without a gradient
+        return batch
 
     def predict_training_batch(self, batch: RestorationBatch) -> Prediction:
         """The prediction of x_0 for a training batch, a fraction of whose conditions is dropped."""

@@ -124,10 +124,10 @@ class Rollout(ChecksArguments):
     def times(self, degradation: Degradation, t: float, u: float) -> list[float]:
         """The times from t' to t, with u in [0, 1) for a random t' = t + u (1 − t); if t is k/T, so are all."""
         end = t * degradation.steps
-        step = (u if self.start == "random" else 1) * (degradation.steps - end) / self.steps
-        positions = [end + step * number for number in range(self.steps, 0, -1)]
+        span = (u if self.start == "random" else 1) * (degradation.steps - end)
+        positions = [end + span * (number / self.steps) for number in range(self.steps, 0, -1)]
         if abs(end - round(end)) <= GRID_TOLERANCE:
-            rounded = dict.fromkeys(math.ceil(position) for position in positions)
+            rounded = dict.fromkeys(math.ceil(position - GRID_TOLERANCE) for position in positions)
             positions = [float(position) for position in rounded if position > round(end)]
         return [*(position / degradation.steps for position in positions), t]
 

@@ -15,7 +15,7 @@ from diffusion_lightning.networks.blocks import TimeEmbedding, zero_module
 
 TIME_FEATURES = 256
 ROTARY_BASE = 100.0
-"""Of the frequencies of the positions: the slowest turns by one radian in about this many patches."""
+"""The ratio of the frequencies of the positions: 1 radian per patch, down to 100^(1/n − 1) for n frequencies."""
 
 
 class DiffusionTransformer(ImageNetwork):
@@ -25,7 +25,7 @@ class DiffusionTransformer(ImageNetwork):
     branches and the output start at zero (adaLN-Zero, DiT, sec. 3.2).
 
     Parameters, for 3 channels, as (`patch`, `width`, `depth`, `heads`): 0.5 M (2, 80, 4, 4), 2.9 M (4, 160, 6, 5),
-    131 M (16, 768, 12, 12), which is JiT-B/16 but for its class tokens.
+    131 M (16, 768, 12, 12) with a `bottleneck` of 128, about as large as JiT-B/16.
 
     Args:
         channels: Channels of the images.
@@ -89,9 +89,10 @@ class DiffusionTransformer(ImageNetwork):
         x = self.patches(x)
         rows, columns = x.shape[-2:]
         angles = rotary_angles(rows, columns, self.head_channels, x.device)
+        turn = angles.cos()[:, None], angles.sin()[:, None]
         x = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
-            x = block(x, embedding, angles, tokens)
+            x = block(x, embedding, turn, tokens)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
         x = self.output(self.norm(x) * (1 + scale) + shift)
         x = x.transpose(1, 2).unflatten(2, (rows, columns))
@@ -126,19 +127,21 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.mlp_output = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor, embedding: Tensor, angles: Tensor, tokens: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, turn: tuple[Tensor, Tensor], tokens: Tensor | None = None
+    ) -> Tensor:
         """Transform the patches x (B, N, width).
 
         Args:
             x: Patches.
             embedding: (B, width), of the time and the pooled condition.
-            angles: (N, head_channels / 2), of the positions.
+            turn: Cosines and sines of the angles of the positions, (N, 1, head_channels / 2) each.
             tokens: Context tokens (B, L, token_dim), or None.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
         query, key, value = self.query_key_value(self.norm1(x) * (1 + scale1) + shift1).chunk(3, dim=2)
         query, key = (
-            rotate(norm(part.unflatten(2, (self.heads, -1)).to(norm.weight.dtype)), angles).flatten(2).to(value.dtype)
+            rotate(norm(part.unflatten(2, (self.heads, -1)).to(norm.weight.dtype)), *turn).flatten(2).to(value.dtype)
             for norm, part in ((self.query_norm, query), (self.key_norm, key))
         )
         x = x + gate1 * self.attention_output(attend(query, key, value, self.heads))
@@ -175,7 +178,8 @@ class TokenAttention(nn.Module):
 def rotary_angles(rows: int, columns: int, head_channels: int, device: torch.device) -> Tensor:
     """The angles (rows · columns, head_channels / 2) of the patches: half of them by the row, half by the column.
 
-    The frequencies are geometric, from 1 radian per patch to nearly 1/100 (RoPE, 2104.09864; by two axes, 2403.13298).
+    The n = head_channels / 4 frequencies are geometric, from 1 radian per patch down to 100^(1/n − 1) (RoPE,
+    2104.09864; by two axes, 2403.13298).
     """
     count = head_channels // 4
     frequencies = ROTARY_BASE ** (-torch.arange(count, dtype=torch.float32, device=device) / count)
@@ -185,8 +189,8 @@ def rotary_angles(rows: int, columns: int, head_channels: int, device: torch.dev
     return angles.flatten(0, 1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate the pairs of channels of each head, x (B, N, heads, D), by the angles (N, D/2) of its position."""
-    cos, sin = angles.cos()[:, None].to(x.dtype), angles.sin()[:, None].to(x.dtype)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs of channels of heads, x (B, N, heads, D), by angles of cosines and sines (N, 1, D/2)."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

@@ -4,10 +4,10 @@ Run ``python tests/benchmarks/inverse_problems.py``, or with ``--quick`` a short
 held-out photographs are blurred, pixelated, masked or desaturated, without and with noise, and rounded to 8 bits. What
 is missing is trained: ``configs/noise.yaml``, ``photo_noise.yaml``, ``photo_blur.yaml``, ``photo_pixelate.yaml`` and
 the two bridges of photographs, 7 minutes each, and the small models of ``_inverse_models.py``, half a minute each.
-Direct regression is the prediction of the cold model from t = 1. Models were trained without the noise of .05, and only
-posterior sampling knows its standard deviation. FID is ``fid_digits``; the spread is the standard deviation of a
-pixel over several samples of an image; NFE counts network evaluations, + derivatives of the network; the time is
-that of one CPU thread.
+Direct regression is the prediction of the cold model from t = 1. All models but those with ``noise .05`` in their names
+were trained without that noise, and only posterior sampling knows its standard deviation. FID is ``fid_digits``; the
+spread is the standard deviation of a pixel over several samples of an image; NFE counts network evaluations, +
+derivatives of the network; the time is that of one CPU thread.
 """
 
 import argparse

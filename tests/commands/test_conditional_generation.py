@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import CONFIGS, QUIET, fail, files, pixels_of, run
+from helpers.captioned import ConditionalTiny
+from helpers.runs import CONFIGS, QUIET, fail, files, pixels_of, run, tiny_module
 from lightning.pytorch import seed_everything
 from PIL import Image
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.commands.generate import resolve_guidance
 from diffusion_lightning.commands.trainer import DiffusionTrainer
+from diffusion_lightning.conditioning import ClassEmbedding, LowResolution
 from diffusion_lightning.guidance import ClassifierFreeGuidance, Guidance
 from diffusion_lightning.modules import SamplingConfig
 from diffusion_lightning.samplers import ProbabilityFlow
@@ -187,7 +189,15 @@ def test_a_guidance_scale_for_an_unconditional_model_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
 ) -> None:
     failure = fail(tmp_path, capsys, "generate", "--ckpt_path", checkpoint, "--number=1", "--guidance=3")
-    assert "--guidance 3.0: the model is unconditional" in failure.errors[0]
+    assert "--guidance 3.0: the model has neither labels nor captions to follow" in failure.errors[0]
+
+
+def test_a_guidance_scale_needs_a_condition_that_can_be_left_out() -> None:
+    with pytest.raises(ValueError, match="neither labels nor captions"):
+        resolve_guidance(3.0, tiny_module(conditioner=LowResolution()))
+    classes = LowResolution(conditioner=ClassEmbedding(2, 4))
+    guidance = resolve_guidance(3.0, tiny_module(denoiser=ConditionalTiny(), conditioner=classes))
+    assert guidance.scale == 3
 
 
 def test_a_guidance_scale_keeps_the_other_arguments_of_the_checkpoint() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffusion_lightning.commands import inputs
 from diffusion_lightning.commands.restored_files import RestoredFiles
+from diffusion_lightning.commands.results import Result, ResultsTable
 from diffusion_lightning.core.files import warn_once, written_request
 from diffusion_lightning.modules import RestorationModule
 
@@ -213,6 +214,16 @@ def test_the_table_of_an_older_version_is_continued(tmp_path: Path, checkpoint: 
         "image_00.png": ("1", "0", "cold"),
         "old.png": ("0.5", "3", ""),
     }
+
+
+def test_an_empty_table_is_continued(tmp_path: Path) -> None:
+    """It is left by a program that is killed before the first row."""
+    (tmp_path / "results.csv").touch()
+    table = ResultsTable(tmp_path)
+    assert table.read() == {}
+    table.begin()
+    table.append(Result("a.png", seed="0"))
+    assert table.read() == {"a.png": Result("a.png", seed="0")}
 
 
 def test_the_table_of_another_program_is_not_overwritten(

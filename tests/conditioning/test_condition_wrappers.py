@@ -78,6 +78,13 @@ def test_augmentation_labels_and_small_images_are_never_dropped():
     assert torch.equal(dropped["image"], condition["image"])
 
 
+def test_a_wrapper_has_the_dropout_of_the_conditioner_inside():
+    inner = ClassEmbedding(2, 5, dropout=0.4, dropout_from_step=7)
+    for conditioner in (LowResolution(conditioner=inner), AugmentationLabels(5, conditioner=inner)):
+        assert (conditioner.dropout, conditioner.dropout_from_step) == (0.4, 7)
+    assert LowResolution().dropout == 0
+
+
 def test_wrappers_hold_each_other_in_either_order():
     condition = labels() | augmented() | small()
     one = LowResolution(conditioner=AugmentationLabels(5, conditioner=ClassEmbedding(2, 5)))
@@ -187,6 +194,8 @@ def test_conditioning_augmentation_blurs_a_fraction_and_adds_noise():
     assert noise.flatten(1).std(1).max() < 0.45
     same = LowResolution(noise=0.2).randomize(condition, keyed_generator(0))["image"]
     assert torch.equal(same - condition["image"], noise)
+    other = LowResolution(noise=0.2).randomize(condition, keyed_generator(1))["image"] - condition["image"]
+    assert (other * noise).mean().abs() < 0.001
 
 
 def upsampler(inner=None):

@@ -289,6 +289,14 @@ def test_hyperparameters_that_contain_themselves_are_refused(checkpoint: Path, h
     assert "nested too deeply" in refuses(checkpoint, bad, here, capsys, *READERS["generate"])
 
 
+@pytest.mark.parametrize("base", ["[a, b]", "{a: 1, b: 2}"])
+def test_hyperparameters_that_grow_exponentially_are_refused(base: str) -> None:
+    """Twenty lines of YAML whose aliases stand for 2^20 values."""
+    lines = [f"a0: &a0 {base}", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 20))]
+    with pytest.raises(ValueError, match=r"a\.yaml has more than 100,000 hyperparameters: `fit` did not write it"):
+        check_hyperparameters(yaml.safe_load("\n".join(lines)), "a.yaml")
+
+
 def test_the_last_checkpoint_of_a_run_is_not_trusted_either(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = here / "runs/debug/checkpoints"
     folder.mkdir(parents=True)

@@ -182,6 +182,17 @@ def test_the_steps_are_equal_and_on_the_grid_if_t_is(steps: int) -> None:
     assert (from_end[0], from_end[-1], len(from_end)) == (1.0, 0.31234, steps + 1)
 
 
+@pytest.mark.parametrize("T", [30, 250, 500])
+def test_rounding_errors_move_no_time_of_a_rollout_from_the_end(T: int) -> None:
+    """The positions are ⌈k + (T − k) n / N⌉, in integers, and t' is 1 exactly, between grid points too."""
+    degradation = GaussianNoise(steps=T)
+    for steps, k in itertools.product(range(1, 11), (1, 2, 3, T // 2, T - 1)):
+        rollout, t = Rollout(steps=steps), torch.tensor(k / T, dtype=torch.float32).item()
+        expected = {k + -((k - T) * number // steps) for number in range(1, steps + 1)}
+        assert rollout.times(degradation, t, 0.0)[:-1] == [position / T for position in sorted(expected, reverse=True)]
+        assert rollout.times(degradation, t + 0.3 / T, 0.0)[0] == 1
+
+
 def test_churn_is_that_of_a_trajectory_with_steps_of_that_size() -> None:
     """EDM's γ is churn/N, with N steps from 1 to 0."""
     sizes: list[float] = []

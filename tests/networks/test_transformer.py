@@ -65,7 +65,8 @@ def test_a_block_is_attention_and_a_gated_mlp_modulated_by_the_embedding():
     expected = expected + cross.output(torch.cat(heads, -1))
     hidden = block.gate_and_value(rms(expected) * (1 + e) + d)
     expected = expected + f * block.mlp_output(F.silu(hidden[..., :24]) * hidden[..., 24:])
-    torch.testing.assert_close(block(x, embedding, angles, tokens), expected)
+    turn = angles.cos()[:, None], angles.sin()[:, None]
+    torch.testing.assert_close(block(x, embedding, turn, tokens), expected)
 
 
 def test_attention_depends_on_the_distance_of_patches_alone():
@@ -73,12 +74,23 @@ def test_attention_depends_on_the_distance_of_patches_alone():
     query, key = torch.randn(16).double(), torch.randn(16).double()
 
     def product(a, b):
-        first, second = (rotate(x.view(1, 1, 1, 16), angles[at][None]) for x, at in ((query, a), (key, b)))
+        first, second = (
+            rotate(x.view(1, 1, 1, 16), angles[at].cos(), angles[at].sin()) for x, at in ((query, a), (key, b))
+        )
         return (first * second).sum()
 
     torch.testing.assert_close(product((0, 1), (2, 5)), product((1, 2), (3, 6)))
     assert not torch.isclose(product((0, 1), (2, 5)), product((0, 1), (2, 4)))
     assert not torch.isclose(product((0, 1), (2, 5)), product((0, 1), (3, 5)))
+
+
+@pytest.mark.parametrize("head_channels", [4, 16])
+def test_the_frequencies_are_geometric(head_channels):
+    count = head_channels // 4
+    angles = rotary_angles(1, 2, head_channels, torch.device("cpu"))[1]
+    expected = torch.tensor([100 ** (-i / count) for i in range(count)], dtype=torch.float32)
+    torch.testing.assert_close(angles, torch.cat([0 * expected, expected]))
+    assert expected[-1] == pytest.approx(100 ** (1 / count - 1))
 
 
 def test_at_initialization_a_patch_depends_on_itself_alone():
