@@ -11,9 +11,9 @@ from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.degradations import Compose, GaussianBlur, GaussianNoise
 from diffusion_lightning.degradations.noise_schedules import VE, Karras
 from diffusion_lightning.samplers import (
-    AdaptiveODE,
     DDIM,
     DDPM,
+    AdaptiveODE,
     AnnealedLangevin,
     Cold,
     Direct,
