@@ -4,8 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_lightning.core.tables import TensorCache
-
 STRIP_PIXELS = 256 * 1024
 """Pixels that are processed at once: large batches are processed in parts, and large images in strips."""
 
@@ -62,7 +60,6 @@ class PatchSeverityEstimator(nn.Module):
         self.channels = channels
         self.size = size
         self.scales = scales
-        self._filters = TensorCache()
         features = 4 + scales * (2 * len(FILTERS) + ALIGNED)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, not those of other devices
@@ -102,9 +99,7 @@ class PatchSeverityEstimator(nn.Module):
         contrast = mean(x**2).mean(2, keepdim=True) - brightness**2
         chroma = mean(colour**2).mean(2, keepdim=True), mean(colour.abs()).mean(2, keepdim=True)
         features = [brightness, _level(contrast.clamp(min=0)), _level(chroma[0]), _level(chroma[1] ** 2)]
-        filters = self._filters.get(
-            (x.device, x.dtype, x.shape[1]), lambda: FILTERS.to(x)[:, None].repeat(x.shape[1], 1, 1, 1)
-        )
+        filters = FILTERS.to(x)[:, None].repeat(x.shape[1], 1, 1, 1)
         for scale in range(self.scales):
             x = F.avg_pool2d(x, 2, ceil_mode=True) if scale else x
             d = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), filters, groups=x.shape[1])

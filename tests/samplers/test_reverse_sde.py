@@ -60,7 +60,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("t", [0.5, 0.5 + 0.0195 / T, 0.5 - 0.0195 / T, 0.99, 0.9999])
+@pytest.mark.parametrize("t", [0.5, 0.5 + 0.0195 / T, 0.5 - 0.0195 / T, 0.9])
 def test_the_rates_are_those_of_the_schedule_near_the_grid_too(t):
     """α = 1 − t and σ = t, with differences that end where a time is its grid point."""
     f, g = EulerMaruyama().increments(GaussianNoise(T, FlowMatching()), t, t - 0.01)
