@@ -45,7 +45,8 @@ class Generation(EvaluationCallback):
             papers compare 50,000 generated ones (train).
         statistics: A file .npz with the features' mean and covariance over the real images, as pytorch-fid has it. It
             is read if it exists, whatever ``reference`` is; else it is computed and written. Without one the features
-            of the training images are computed once in each run.
+            of the training images are computed once in each run. A test of a model takes no statistics of the held-out
+            images of validations, but the test images.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Generation(EvaluationCallback):
         self.batch_size = batch_size
         self.seed = seed
         self._real_known = False
+        self._real_apart = reference == "train"  # whether the real images are others than those of the validation
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the statistics of the real images, if they are stored.
@@ -86,14 +88,25 @@ class Generation(EvaluationCallback):
             ValueError: The file cannot be used, or there is no data module whose images could be.
         """
         super().setup(trainer, pl_module, stage)
+        self._real_apart = self.reference == "train" or self.statistics is not None
         if self.distances is None or stage == "predict" or not self._real_apart:
             return
         self.distances.keep_real(False)  # those of an earlier run
         self.distances.reset()
-        stored = self.statistics is not None and self.statistics.exists()
-        if trainer.is_global_zero and stored and self.statistics is not None:
-            self.distances.use_real(FeatureStatistics.read(self.statistics, self.distances.num_features))
-        self._real_known = trainer.strategy.broadcast(stored)
+        stored = None
+        split: str = self.reference
+        if trainer.is_global_zero and self.statistics is not None and self.statistics.exists():
+            score = score_name(self.features)
+            stored = FeatureStatistics.read(self.statistics, self.distances.num_features, score)
+            split = stored.split
+        self._real_known, split = trainer.strategy.broadcast((stored is not None, split))
+        if stage == "test" and split == "val":
+            self._real_apart = self._real_known = False
+            return
+        if stored is not None:
+            self.distances.use_real(stored)
+            images = f", of {stored.images} {_kind(split)} images" if stored.images and split else ""
+            get_console().print(f"{score} against the statistics in {self.statistics}{images}", soft_wrap=True)
         self.distances.keep_real(self._real_known)
         if not self._real_known and not hasattr(getattr(trainer, "datamodule", None), "clean_images"):
             raise ValueError(
@@ -106,11 +119,6 @@ class Generation(EvaluationCallback):
         assert batch.index is not None
         if self.distances is not None and not self._real_apart:
             self.distances.update_real(batch.clean[batch.index >= 0])
-
-    @property
-    def _real_apart(self) -> bool:
-        """Whether the real images are others than those of the validation."""
-        return self.reference == "train" or self.statistics is not None
 
     def compute_and_log(self, trainer: Trainer, module: RestorationModule, stage: str) -> None:
         """Generate this rank's images, log the distance, and log the grid and the trajectories."""
@@ -165,10 +173,10 @@ class Generation(EvaluationCallback):
         distances.keep_real()
         self._real_known = True
         if self.statistics is not None:
-            statistics = distances.real_statistics()
+            found = distances.real_statistics()
             if trainer.is_global_zero:
-                statistics.write(self.statistics)
-                kind = "training" if self.reference == "train" else "held-out"
+                found._replace(features=score_name(self.features), split=self.reference).write(self.statistics)
+                kind = _kind(self.reference)
                 get_console().print(f"{self.statistics}: statistics of the {kind} images", soft_wrap=True)
 
     def _gather(self, module: RestorationModule, images: list[Tensor]) -> Tensor:
@@ -183,6 +191,11 @@ class Generation(EvaluationCallback):
         gathered = module.all_gather(mine)
         assert isinstance(gathered, Tensor)
         return gathered.transpose(0, 1).flatten(0, 1)[: self.grid_images]
+
+
+def _kind(split: str) -> str:
+    """What the images of a split are called."""
+    return "training" if split == "train" else "held-out"
 
 
 def _evenly_spaced(points: list[tuple[float, Tensor]], number: int) -> list[tuple[float, Tensor]]:

@@ -51,7 +51,7 @@ class Likelihood(EvaluationCallback):
         images: Held-out images to evaluate.
         method: ``ode`` or ``vlb``.
         steps: Steps of the flow by ``rk4``, four network evaluations each, 32 if None; or steps of the chain, one
-            evaluation each, T if None.
+            evaluation each, T if None. ``dopri5`` chooses its own.
         probes: Probes of Hutchinson's estimate for each image.
         every_n_validations: Run in every n-th validation.
         name: A suffix of the name of the score, ``bpd/name``; a second such callback needs one.
@@ -86,6 +86,8 @@ class Likelihood(EvaluationCallback):
             raise ValueError(f"dequantizations={dequantizations}: choose at least 1; the bound, vlb, has 1 alone")
         if solver not in ("rk4", "dopri5"):
             raise ValueError(f"solver={solver!r}: choose rk4 or dopri5")
+        if steps is not None and method == "ode" and solver == "dopri5":
+            raise ValueError(f"steps={steps}: dopri5 chooses its own: leave steps out, and set rtol and atol")
         if not (0 < rtol < math.inf and 0 < atol < math.inf):
             raise ValueError(f"rtol={rtol}, atol={atol}: choose positive tolerances, 1e-5 as in score SDE")
         self.images = images
@@ -134,9 +136,11 @@ class Likelihood(EvaluationCallback):
             method = self.with_suffix(NAMES[self.method], ", ")
             get_console().print(f"{value:.3f} bits per dimension by {method}", soft_wrap=True)
             if self.method == "ode" and value > UNIFORM_BPD:
+                fixed = f"{self.steps or ODE_STEPS} steps of rk4; use more steps"
+                how = fixed if self.solver == "rk4" else f"dopri5 with rtol={self.rtol:g}; use a smaller one"
                 rank_zero_warn(
                     f"{value:.0f} bits per dimension are more than the {UNIFORM_BPD} of random grey levels: the model "
-                    f"is hardly trained, or its flow too steep for {self.steps or ODE_STEPS} steps; use more steps, "
+                    f"is hardly trained, or its flow too steep for {how}, "
                     "the method vlb, or a model with clip_denoised or the parameterization V"
                 )
 
@@ -151,7 +155,8 @@ class Likelihood(EvaluationCallback):
         steps = self.steps or ODE_STEPS
         how = (self.solver, self.rtol, self.atol)
         densities: list[Tensor] = []
-        with _progress(trainer, steps * self.dequantizations) as advance:
+        total = math.inf if self.solver == "dopri5" else steps * self.dequantizations
+        with _progress(trainer, total) as advance:
             for _ in range(self.dequantizations):
                 images = dequantize(clean, generators)
                 probes = rademacher(images, self.probes, generators)
@@ -162,7 +167,7 @@ class Likelihood(EvaluationCallback):
 
 
 @contextmanager
-def _progress(trainer: Trainer, total: int) -> Iterator[Callable[[], None]]:
+def _progress(trainer: Trainer, total: float) -> Iterator[Callable[[], None]]:
     """A row of Lightning's own progress bar, if there is one: two bars on one terminal would overwrite each other."""
     bar = trainer.progress_bar_callback
     rows = bar.progress if isinstance(bar, RichProgressBar) and bar.is_enabled else None

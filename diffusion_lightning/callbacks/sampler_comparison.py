@@ -22,23 +22,26 @@ from diffusion_lightning.samplers import Sampler
 
 
 class SamplerRun(NamedTuple):
-    """One sampler at one number of steps, and the label of its curve: no two samplers of a comparison share one."""
+    """One sampler at one number of steps, and the label of its curve: no two samplers of a comparison share one.
+
+    An adaptive solver, which chooses its steps, has None.
+    """
 
     label: str
-    steps: int
+    steps: int | None
     sampler: Sampler
 
     @property
     def name(self) -> str:
         """The name of its set of images."""
-        return f"{self.label} {self.steps}"
+        return self.label if self.steps is None else f"{self.label} {self.steps}"
 
 
 class SamplerResult(NamedTuple):
     """One sampler at one number of steps: its label, evaluations of the model's own network per image, the distance."""
 
     sampler: str
-    steps: int
+    steps: int | None
     nfe: int
     distance: float
 
@@ -47,7 +50,8 @@ class SamplerComparison(EvaluationCallback):
     """Generates the same images with several samplers and compares them with the held-out images.
 
     Args:
-        samplers: The samplers; their own numbers of steps are ignored. Samplers with equal labels are numbered.
+        samplers: The samplers; their own numbers of steps are ignored, except of those that have a fixed one or choose
+            it, which run once. Samplers with equal labels are numbered.
         steps: The numbers of steps.
         features: The network of the Fréchet distance.
         output: The folder of the table, samplers.csv, and the plot, samplers.png.
@@ -112,6 +116,7 @@ class SamplerComparison(EvaluationCallback):
         assert self.distances is not None
         for run in self.runs:
             run.sampler.check(module.degradation)
+            run.sampler.times(module.degradation)  # whose spacing refuses a grid that it does not fit
         indices = range(trainer.global_rank, self.images, trainer.world_size)
         batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
         nfe: dict[str, int] = {}
@@ -148,10 +153,14 @@ def _runs(samplers: list[Sampler], steps: list[int]) -> list[SamplerRun]:
     """Each sampler at each number of steps that it can have, once."""
     labels = [sampler.describe(omit=("steps",)) for sampler in samplers]
     total, seen = Counter(labels), Counter[str]()
-    runs: dict[tuple[str, int], SamplerRun] = {}
+    runs: dict[tuple[str, int | None], SamplerRun] = {}
     for sampler, plain in zip(samplers, labels, strict=True):
         seen[plain] += 1
         label = plain if total[plain] == 1 else f"{plain} #{seen[plain]}"
+        fixed = sampler.spacing.own_steps
+        if sampler.chooses_steps or fixed is not None:
+            runs[label, fixed] = SamplerRun(label, fixed, sampler)
+            continue
         for number in steps:
             changed = sampler.replace(steps=number)
             actual = changed.steps or number  # Direct always has one step
@@ -171,7 +180,8 @@ def _table(results: list[SamplerResult], score: str, title: str) -> Table:
     for column in ("steps", "NFE", score):
         table.add_column(column, justify="right")
     for result in results:
-        table.add_row(Text(result.sampler), str(result.steps), str(result.nfe), f"{result.distance:.2f}")
+        steps = "–" if result.steps is None else str(result.steps)
+        table.add_row(Text(result.sampler), steps, str(result.nfe), f"{result.distance:.2f}")
     return table
 
 

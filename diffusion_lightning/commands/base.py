@@ -154,7 +154,8 @@ def trained_module(
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The model is not a RestorationModule, or the file is not a checkpoint of a trained one.
+        ValueError: The model is not a RestorationModule, the file is not a checkpoint of a trained one, or the sampler
+            does not fit the model or the number of steps.
     """
     module = as_restoration_module(model)
     if ckpt_path is not None:
@@ -163,6 +164,11 @@ def trained_module(
         module.load_state_dict(checkpoint["state_dict"])
     check_fitted(module, ckpt_path or "the model")
     sampler = sampler or module.sampling.sampler
+    sampler.check_variance(module.parameterization.predicts_variance)
+    if steps is not None and sampler.chooses_steps:
+        raise ValueError(
+            f"--steps {steps}: {type(sampler).__name__} chooses its own: set its rtol, or choose another --sampler"
+        )
     module.sampling = module.sampling.replace(
         sampler=sampler if steps is None else sampler.replace(steps=steps), seed=seed
     )

@@ -36,6 +36,7 @@ def dormand_prince(
     y: Tensor,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Solve dy/du = slope(u, y) from u = ``start`` to ``end`` for a batch of independent equations.
 
@@ -48,6 +49,7 @@ def dormand_prince(
         y: The values at ``start``, float64 (B, n).
         rtol: The relative tolerance of a step.
         atol: The absolute tolerance of a step.
+        on_step: Called after each step that is accepted for one of the equations at least.
 
     Raises:
         ValueError: The tolerance was not met with ``MAX_EVALUATIONS`` evaluations.
@@ -75,6 +77,8 @@ def dormand_prince(
         first = torch.where(accepted[:, None], slopes[-1], first)
         h = h * torch.where(accepted & rejected, factor.clamp(max=1), factor)
         rejected = ~accepted
+        if on_step is not None and accepted.any():
+            on_step()
     raise ValueError(
         f"rtol={rtol:g}, atol={atol:g}: no solution after {MAX_EVALUATIONS} evaluations; choose larger tolerances"
     )
@@ -104,7 +108,11 @@ def _first_step(
 
 def _combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """Σ weight · slope."""
-    return torch.stack([weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]).sum(0)
+    total = weights[0] * slopes[0]
+    for weight, slope in zip(weights[1:], slopes[1:], strict=True):
+        if weight:
+            total.add_(slope, alpha=weight)  # in place: a stack would hold all of them a second time
+    return total
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ class Mask(Degradation):
         region: [top, left, bottom, right] of the masked rectangle, as fractions of the image's height and width:
             [0, 0, 0.5, 1] is the upper half. The central quarter of the area if neither region nor file is given.
         file: An image of the mask instead, white where pixels are masked. It is stretched to the size of the images
-            (nearest neighbour), and read at its first use, so that a checkpoint loads without it.
+            (nearest neighbour), and read at its first use, so that a checkpoint loads without it. Keep it beside the
+            model: a checkpoint has its name alone.
         steps: T.
         noise: σ_1 of a noise that grows linearly with t (warm diffusion).
         noise_floor: Minimum σ_t for t ≥ 1/T.
@@ -70,14 +71,22 @@ class Mask(Degradation):
 
         Raises:
             ImageReadError: The file is not a readable image.
+            ValueError: No pixel is masked.
         """
         if self.file is not None:
             white = (read_image(self.file, 1)[None] >= WHITE).double()
-            return F.interpolate(white, (height, width), mode="nearest-exact")[0, 0]
-        top, left, bottom, right = self.region
-        row, column = ((torch.arange(size, dtype=torch.float64) + 0.5) / size for size in (height, width))
-        inside = ((row >= top) & (row < bottom))[:, None] & (column >= left) & (column < right)
-        return inside.double()
+            mask = F.interpolate(white, (height, width), mode="nearest-exact")[0, 0]
+        else:
+            top, left, bottom, right = self.region
+            row, column = ((torch.arange(size, dtype=torch.float64) + 0.5) / size for size in (height, width))
+            mask = (((row >= top) & (row < bottom))[:, None] & (column >= left) & (column < right)).double()
+        if not mask.any():
+            source = f"region={list(self.region)}" if self.file is None else f"file={self.file!r}"
+            raise ValueError(
+                f"{source} masks no pixel of an image of {height} × {width}: give a larger region, or a file "
+                "with white pixels"
+            )
+        return mask
 
     def _kept(self, x: Tensor, t: Tensor) -> Tensor:
         """1 − t·m for the images x: float64 (B, 1, H, W)."""

@@ -151,11 +151,12 @@ class _FrechetDistance(FrechetInceptionDistance):
             mean = self.real_features_sum / number
             # Without images 0/0, of one image 0/0 in each entry of the covariance.
             outer = self.real_features_cov_sum - number * mean.outer(mean)
-            return FeatureStatistics(mean, outer / (number - 1))
+            return FeatureStatistics(mean, outer / (number - 1), images=int(number))
 
     def add_real_statistics(self, statistics: FeatureStatistics) -> None:
         """Add two images, of which any mean and covariance can be those."""
-        mean, covariance = (value.to(self.device, torch.float64) for value in statistics)
+        values = statistics.mean, statistics.covariance
+        mean, covariance = (value.to(self.device, torch.float64) for value in values)
         self.real_features_sum += 2 * mean
         self.real_features_cov_sum += covariance + 2 * mean.outer(mean)
         self.real_features_num_samples += 2

@@ -52,7 +52,7 @@ def flow_log_likelihood(
         probes: ε of Hutchinson's estimate of the trace, the mean of εᵀ (∂x̂_0/∂x) ε over the probes: (B, K, C, H, W)
             with mean 0 and covariance I, kept along the flow; see ``rademacher`` and ``exact_probes``.
         steps: Steps of ``rk4``, four network evaluations each, with one backward pass per probe.
-        on_step: Called after each step of ``rk4``.
+        on_step: Called after each step; of ``dopri5`` after each that is accepted, for one image at least.
         solver: ``rk4`` or ``dopri5``.
         rtol: The relative error of a step of ``dopri5``, in y and log p together.
         atol: Its absolute error.
@@ -92,7 +92,7 @@ def flow_log_likelihood(
         y, delta_logp = x / radius[0], torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if solver == "dopri5":
             state = torch.cat([y.double().flatten(1), delta_logp[:, None]], 1)
-            state = dormand_prince(joint_slope, start, end, state, rtol, atol)
+            state = dormand_prince(joint_slope, start, end, state, rtol, atol, on_step)
             y, delta_logp = state[:, :-1].view_as(x), state[:, -1]
         else:
             y, delta_logp = _rk4(slope, _points(degradation, 2 * steps, x), y, delta_logp, on_step)

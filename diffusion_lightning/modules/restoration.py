@@ -91,7 +91,9 @@ class RestorationModule(AdaptsTimes, EstimatesSeverity):
         for part in (self.parameterization, self.loss, self.sampling.sampler, self.prior, self.time_sampler):
             part.check(degradation)
         self.parameterization.check_network(denoiser, 1 + (conditioner.concatenated if conditioner else 0))
-        self.loss.check_variance(self.parameterization.predicts_variance)
+        for chosen in (self.loss, self.sampling.sampler):
+            chosen.check_variance(self.parameterization.predicts_variance)
+        self.sampling.sampler.times(degradation)  # whose spacing refuses a grid that it does not fit
         if guidance is not None:
             guidance.check(degradation)
 

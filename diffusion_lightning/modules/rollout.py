@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from diffusion_lightning.core.arguments import ChecksArguments
 from diffusion_lightning.core.conditions import select
-from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import keyed_generator
 from diffusion_lightning.core.tables import GRID_TOLERANCE
@@ -149,8 +148,7 @@ class _Group:
         self._sampler, self._denoiser_of = sampler, denoiser_of
         part = slice(indices.start, indices.stop)
         clean, params = batch.clean[part], {name: value[part] for name, value in (batch.params or {}).items()}
-        x = degradation(clean, times_like(clean, times[0]), params)
-        self.x = quantize(x) if degradation.quantize else x
+        self.x = degradation.training_input(degradation(clean, times_like(clean, times[0]), params))
         span = times[0] - times[-1]
         steps = round((len(times) - 1) / span) if span > 0 else 1  # from 1 to 0 with steps of this size
         self._state = SamplerState(self._predict, degradation, params, noise, sampler.fixed_noise, steps)

@@ -57,7 +57,7 @@ class ADMClassifier(nn.Module):
         multipliers: For each level, from fine to coarse, its channels as a multiple of `width`.
         blocks: Residual blocks in each level.
         attention: Downsampling factors of the levels with attention.
-        head_channels: Channels of an attention head, where they divide those of the level.
+        head_channels: Channels of an attention head, a divisor of those of each level.
         dropout: Probability of dropping an activation inside the residual blocks, in [0, 1).
         pool: CLIP's attention pool, or the mean of all positions, with which images may have any size.
     """
@@ -86,6 +86,7 @@ class ADMClassifier(nn.Module):
         self.factor = factors[-1]
         if size < 1 or size % self.factor:
             raise ValueError(f"size must be a multiple of {self.factor}, got {size}: {len(factors)} levels halve it")
+        self.channels = channels
         self.size = size if pool == "attention" else None
         widths = [width * multiplier for multiplier in multipliers]
         factory = BlockFactory(
@@ -107,8 +108,13 @@ class ADMClassifier(nn.Module):
         """Logits (B, classes) of the images x (B, C, H, W) at the severities t (B,).
 
         Raises:
-            ValueError: The images have another size than the attention pool.
+            ValueError: The images have other channels than the network, or another size than the attention pool.
         """
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"the classifier is for images of {self.channels} channels, got {x.shape[1]}: "
+                f"set --model.network.channels {x.shape[1]}"
+            )
         if self.size is not None and tuple(x.shape[2:]) != (self.size, self.size):
             raise ValueError(
                 f"the attention pool is for images of {self.size} × {self.size} pixels, got "

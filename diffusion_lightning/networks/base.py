@@ -83,7 +83,7 @@ class ImageNetwork(nn.Module, ABC):
 
         Args:
             x: Images, float (B, C, H, W).
-            t: Severities, float32 (B,) in [0, 1].
+            t: The time input, float32 (B,); see ``Network``.
             pooled: Pooled condition embedding, float (B, condition_dim); None is zeros.
             tokens: Context tokens, float (B, L, token_dim); no pixel attends to them if None.
 

@@ -31,9 +31,10 @@ def group_norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:
     return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels, eps=1e-6)
 
 
-def xavier(layer: Layer) -> Layer:
-    """Set the weights to Xavier's uniform ones and the bias to zero."""
-    nn.init.xavier_uniform_(layer.weight)
+def xavier(layer: Layer, parts: int = 1) -> Layer:
+    """Set the weights of each of the equal parts of its output to Xavier's uniform ones, and the bias to zero."""
+    for weight in layer.weight.detach().chunk(parts):
+        nn.init.xavier_uniform_(weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
@@ -118,8 +119,8 @@ class JointAttention(nn.Module):
         self.heads = heads
         self.rescale = rescale
         self.norm = group_norm(channels, groups)
-        self.query_key_value = xavier(nn.Linear(channels, 3 * channels))
-        self.token_key_value = xavier(nn.Linear(token_dim, 2 * channels)) if token_dim else None
+        self.query_key_value = xavier(nn.Linear(channels, 3 * channels), parts=3)
+        self.token_key_value = xavier(nn.Linear(token_dim, 2 * channels), parts=2) if token_dim else None
         self.output = zero_module(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -161,7 +162,7 @@ class BlockFactory:
         rescale: See ``DDPMBlock`` and ``JointAttention``.
         resample: How the resolution changes: by convolutions, by residual blocks, or by those with a smooth filter.
         heads: Heads of each attention.
-        head_channels: Channels of a head, where they divide those of the level; None for `heads` heads.
+        head_channels: Channels of a head, a divisor of those of each level; None for `heads` heads.
         token_dim: Width of the tokens; 0 for none.
     """
 
@@ -185,10 +186,15 @@ class BlockFactory:
         """The heads of an attention of so many channels.
 
         Raises:
-            ValueError: The channels are no multiple of the heads.
+            ValueError: The channels are no multiple of the heads, or of those of a head.
         """
         if self.head_channels is not None:
-            return channels // math.gcd(channels, self.head_channels)
+            if channels % self.head_channels:
+                raise ValueError(
+                    f"head_channels={self.head_channels} is no divisor of the {channels} channels of a level: use "
+                    f"{math.gcd(channels, self.head_channels)}"
+                )
+            return channels // self.head_channels
         if channels % self.heads:
             raise ValueError(f"heads={self.heads} is no divisor of the {channels} channels of a level: use 1, 2 or 4")
         return self.heads

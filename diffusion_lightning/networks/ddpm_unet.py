@@ -24,6 +24,10 @@ class DDPMUNet(ImageNetwork):
     between them stand in the middle. At the widths and blocks of DDPM it has 1.7 times as many parameters as ``UNet``,
     and an evaluation takes 1.8 times as long.
 
+    In three details all of these are alike, where the authors' codes differ: norms have ε = 1e-6, as DDPM's, and
+    Improved DDPM's and ADM's 1e-5; the frequencies of sinusoidal features are spaced by half − 1, as DDPM's, and theirs
+    by half; and a convolution that halves the resolution is padded on both sides, as theirs, and DDPM's on one.
+
     Improved DDPM's network has `blocks` 3, `attention` [2, 4], `heads` 4 and `modulation` scale_shift. For ADM's and
     GLIDE's see ``ADMUNet``, for score SDE's and EDM's ``DDPMpp`` and ``NCSNpp``.
 
@@ -37,7 +41,7 @@ class DDPMUNet(ImageNetwork):
         condition_dim: Width of the pooled condition embedding, which is added to the time embedding; 0 for none.
         token_dim: Width of the context tokens, to which the pixels attend along with each other; 0 for none.
         heads: Heads of each attention, unless `head_channels` is set.
-        head_channels: Channels of an attention head, where they divide those of the level; None for `heads` heads.
+        head_channels: Channels of an attention head, a divisor of those of each level; None for `heads` heads.
         resample: How the resolution changes: by a convolution; by BigGAN's residual blocks; or by these with the filter
             [1, 3, 3, 1] (fir) instead of means and repetitions.
         modulation: Whether a block adds the embedding before its second norm, or scales and shifts after it.

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STRIP_PIXELS = 256 * 1024
-"""Pixels of a batch that are processed at once: large images are processed in strips."""
+"""Pixels that are processed at once: large batches are processed in parts, and large images in strips."""
 
 FILTERS = (
     torch.tensor(
@@ -68,10 +68,23 @@ class PatchSeverityEstimator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, bins + 1) of the severities 0, 1/bins, …, 1 of the images x (B, C, H, W) in [-1, 1]."""
         x = x.expand(-1, self.channels, -1, -1) if x.shape[1] == 1 else x
-        rows = STRIP_PIXELS // (len(x) * x.shape[-1])
-        strips = x.split(max(rows - rows % self.size, self.size), dim=2)
-        patches = torch.cat([self.head(self._features(strip)).log_softmax(2) for strip in strips], 1)
-        return patches.sum(1) / patches.shape[1] ** 0.5
+        height, width = x.shape[2:]
+        images = max(1, STRIP_PIXELS // (height * width))
+        rows = self._strip_rows(height, width)  # not by the batch, on which no estimate may depend
+        logits = []
+        for part in x.split(images):
+            strips = [self.head(self._features(strip)).log_softmax(2) for strip in part.split(rows, dim=2)]
+            patches = torch.cat(strips, 1)
+            logits.append(patches.sum(1) / patches.shape[1] ** 0.5)
+        return torch.cat(logits)
+
+    def _strip_rows(self, height: int, width: int) -> list[int]:
+        """The heights of an image's strips: whole patches; the last strip has the rest, unless it is under half one."""
+        rows = max(STRIP_PIXELS // width // self.size * self.size, self.size)
+        whole, rest = divmod(height, rows)
+        if whole and rest < self.size / 2:
+            return [*[rows] * (whole - 1), rows + rest]
+        return [rows] * whole + [rest]
 
     def _features(self, x: Tensor) -> Tensor:
         """Features of each patch: (B, patches, features), each of the order of 1."""

@@ -11,26 +11,10 @@ from diffusion_lightning.objectives.loss_weights import LossWeight, SNRWeight
 from diffusion_lightning.objectives.losses import L2
 
 
-class HybridLoss(L2):
-    """L_simple + λ L_vlb: the mean learns from the squared error only, the variance from the bound only.
-
-    L_simple is the squared error of ε, by ``SNRWeight``. L_vlb is T times the bound's term at t in bits per value, so
-    that its mean over t = k/T is the whole bound: KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t)) with s = t − 1/T, and at t = 1/T
-    −log of the discretized Gaussian. This is RescaledMSE of the authors' code, bits times T/1000; no gradient of it
-    reaches the mean. Needs a network that predicts its variance, by ``LearnedVariance``.
-
-    Args:
-        scale: λ.
-        weight: The weight of each time in L_simple; the signal-to-noise ratio if None.
-    """
+class _BoundLoss(L2):
+    """A loss with the terms of the variational bound, which trains the variance."""
 
     trains_variance = True
-
-    def __init__(self, scale: float = 0.001, weight: LossWeight | None = None) -> None:
-        super().__init__(weight or SNRWeight())
-        if not 0 <= scale < math.inf:
-            raise ValueError(f"scale={scale}: the bound's weight must be finite and at least 0, 0.001 as in the paper")
-        self.scale = scale
 
     def check(self, degradation: Degradation) -> None:
         """Check that the degradation has a Gaussian posterior.
@@ -44,6 +28,37 @@ class HybridLoss(L2):
                 f"{type(degradation).__name__}: use L1 or L2"
             )
         super().check(degradation)
+
+    def bound_term(self, prediction: Prediction, target: Tensor, t: Tensor, degradation: Degradation) -> Tensor:
+        """The bound's term at t, (B,), in bits per value.
+
+        Raises:
+            ValueError: The network predicts no variance.
+        """
+        self.check_variance(prediction.log_variance is not None)
+        assert prediction.log_variance is not None
+        s = previous_time(degradation, t)
+        return vlb_term(degradation, target, prediction.x0, prediction.log_variance, t, s) / math.log(2)
+
+
+class HybridLoss(_BoundLoss):
+    """L_simple + λ L_vlb: the mean learns from the squared error only, the variance from the bound only.
+
+    L_simple is the squared error of ε, by ``SNRWeight``. L_vlb is T times the bound's term at t in bits per value, so
+    that its mean over t = k/T is the whole bound: KL(q(x_s | x_t, x_0) ‖ p(x_s | x_t)) with s = t − 1/T, and at t = 1/T
+    −log of the discretized Gaussian. This is RescaledMSE of the authors' code, bits times T/1000; no gradient of it
+    reaches the mean. Needs a network that predicts its variance, by ``LearnedVariance``.
+
+    Args:
+        scale: λ.
+        weight: The weight of each time in L_simple; the signal-to-noise ratio if None.
+    """
+
+    def __init__(self, scale: float = 0.001, weight: LossWeight | None = None) -> None:
+        super().__init__(weight or SNRWeight())
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"scale={scale}: the bound's weight must be finite and at least 0, 0.001 as in the paper")
+        self.scale = scale
 
     def __call__(
         self,
@@ -63,19 +78,8 @@ class HybridLoss(L2):
         simple = super().__call__(prediction, target, t, degradation, params)
         return simple + self.scale * degradation.steps * bits
 
-    def bound_term(self, prediction: Prediction, target: Tensor, t: Tensor, degradation: Degradation) -> Tensor:
-        """The bound's term at t, (B,), in bits per value.
 
-        Raises:
-            ValueError: The network predicts no variance.
-        """
-        self.check_variance(prediction.log_variance is not None)
-        assert prediction.log_variance is not None
-        s = previous_time(degradation, t)
-        return vlb_term(degradation, target, prediction.x0, prediction.log_variance, t, s) / math.log(2)
-
-
-class VariationalBound(HybridLoss):
+class VariationalBound(_BoundLoss):
     """L_vlb alone: the mean and the variance learn from the bound, in bits per value.
 
     It has the best likelihoods and is noisy: the paper trains it with ``ImportanceSampledSteps`` (sec. 3.3). This is
@@ -83,7 +87,7 @@ class VariationalBound(HybridLoss):
     """
 
     def __init__(self) -> None:
-        super().__init__(scale=1.0)
+        super().__init__()
 
     def __call__(
         self,

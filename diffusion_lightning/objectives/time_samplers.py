@@ -157,7 +157,7 @@ class ImportanceSampledSteps(TimeSampler):
         """Take over the losses of a checkpoint; without any k is uniform at first.
 
         Raises:
-            ValueError: They are of another number of steps, or of another ``history``.
+            ValueError: They are of another number of steps, or of another ``history``, or no losses at all.
         """
         self._new = []
         losses, counts = state.get("losses"), state.get("counts")
@@ -170,6 +170,13 @@ class ImportanceSampledSteps(TimeSampler):
             raise ValueError(
                 f"the checkpoint has no losses of {degradation.steps} steps × {self.history}: give the "
                 "--model.time_sampler that it was trained with, or start a new run from its weights by --weights"
+            )
+        assert isinstance(losses, Tensor)
+        assert isinstance(counts, Tensor)
+        if losses.dtype != torch.float64 or not losses.isfinite().all() or (counts < 0).any():
+            raise ValueError(
+                "the checkpoint's losses of ImportanceSampledSteps are not finite float64 numbers, or their counts are "
+                "negative: start a new run from its weights by --weights"
             )
         self._losses, self._counts = losses, counts
 

@@ -25,6 +25,8 @@ class AdaptiveODE(Sampler):
         atol: The absolute error of a step, of images in [-1, 1].
     """
 
+    chooses_steps = True
+
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         super().__init__()
         for name, value in (("rtol", rtol), ("atol", atol)):

@@ -91,6 +91,9 @@ class Sampler(KeepsArguments, ABC):
     fixed_noise: bool = False
     """Whether the rule uses the full forward D_t + σ_t z with fixed z, instead of the operator alone."""
 
+    chooses_steps: bool = False
+    """Whether the rule chooses its own steps, as an adaptive solver does: ``steps`` changes nothing."""
+
     nfe_per_step: int = 1
     """The maximum number of network function evaluations (NFE) of one step."""
 
@@ -128,6 +131,16 @@ class Sampler(KeepsArguments, ABC):
 
         Raises:
             ValueError: It is not; the message names the remedy.
+        """
+
+    def check_variance(self, predicted: bool) -> None:
+        """Check that the sampler has the variance that it needs.
+
+        Args:
+            predicted: Whether the network predicts a variance.
+
+        Raises:
+            ValueError: It needs one, and the network predicts none.
         """
 
     def times(self, degradation: Degradation, t_start: float = 1.0) -> list[float]:

@@ -129,6 +129,18 @@ class DDPM(DDIM):
                 f"DDPM with variance='interpolated' needs a degradation α_t x + σ_t z, unlike {name}: use 'posterior'"
             )
 
+    def check_variance(self, predicted: bool) -> None:
+        """Check that the network predicts the variance that is to be interpolated.
+
+        Raises:
+            ValueError: The variance is ``interpolated``, and the network predicts none.
+        """
+        if self.variance == "interpolated" and not predicted:
+            raise ValueError(
+                "variance='interpolated' needs a network that predicts its variance, by the parameterization "
+                "LearnedVariance: use 'posterior' or 'forward'"
+            )
+
     def coefficients(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """Those of the posterior; ζ² = β = β̃ σ_t²/σ_s² with the forward variance, and 0 to the end."""
         kappa, zeta = super().coefficients(degradation, t, s)
@@ -148,9 +160,6 @@ class DDPM(DDIM):
             return super().std(degradation, prediction, t, s, kappa, zeta)
         if self.variance != "interpolated" or s == 0:
             return zeta
-        if prediction.log_variance is None:
-            raise ValueError(
-                "variance='interpolated' needs a network that predicts its variance, by the parameterization "
-                "LearnedVariance: use 'posterior' or 'forward'"
-            )
+        self.check_variance(prediction.log_variance is not None)
+        assert prediction.log_variance is not None
         return interpolated_variance(degradation, prediction.log_variance, t, s).sqrt().to(prediction.x0.dtype)

@@ -160,6 +160,11 @@ class PredictorCorrector(_WithCorrector):
         super().__init__(steps, corrector_steps, spacing or self.predictor.spacing)
         if not 0 < snr < math.inf:
             raise ValueError(f"snr={snr}: choose a positive number, 0.16 as in the paper")
+        if self.predictor.chooses_steps:
+            raise ValueError(
+                f"predictor={type(self.predictor).__name__} chooses its own steps, between which there is no "
+                "corrector: use DDPM, DDIM or ProbabilityFlow"
+            )
         if self.predictor.fixed_noise:
             raise ValueError(
                 f"predictor={type(self.predictor).__name__} uses fixed noise z, which the corrector replaces: "
@@ -181,6 +186,10 @@ class PredictorCorrector(_WithCorrector):
             # Its remedy may be a sampler such as Cold, which cannot be a predictor; the flow suits all with noise.
             reason = str(error).rpartition(": ")[0]
             raise ValueError(f"predictor={reason}: use predictor=ProbabilityFlow") from error
+
+    def check_variance(self, predicted: bool) -> None:
+        """That of the predictor."""
+        self.predictor.check_variance(predicted)
 
     def step_size(self, degradation: Degradation, residual: Tensor, eta: Tensor, t: float, s: float) -> Tensor:
         """min(1, 2 α (r ‖η‖ σ_t/‖x − D_t(x̂_0)‖)²) of each image (B,), in float32 at least."""

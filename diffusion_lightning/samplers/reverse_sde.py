@@ -10,6 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from diffusion_lightning.core.tables import to_grid
 from diffusion_lightning.degradations.base import Degradation
 from diffusion_lightning.samplers.base import Sampler, SamplerState, alpha_at, noise_level_at, sigma_at
 
@@ -74,7 +75,9 @@ class EulerMaruyama(_ReverseSDE):
     """The Euler-Maruyama method for the reverse-time SDE (2011.13456, app. E), which the paper's VP models use.
 
     With h = t − s, f = h d log α/dt and g = h (dσ²/dt − 2σ² d log α/dt), the rates at t. The derivatives are those of
-    the schedule, by central differences. A schedule whose α_1 is 0 has an infinite rate there.
+    the schedule, by central differences. A schedule whose α_1 is 0 has an infinite rate there. Steps leave the
+    distribution where f or g/σ_t² is not small, as with few steps; near t = 1 of the cosine schedule, where α is nearly
+    0, even with many.
 
     Args:
         steps: Number of sampling steps; the degradation's own T if None.
@@ -94,13 +97,16 @@ class EulerMaruyama(_ReverseSDE):
     def increments(self, degradation: Degradation, t: float, s: float) -> tuple[float, float]:
         """The rates at t, times t − s."""
         h = min(DIFFERENCE / degradation.steps, t / 2)
-        if t + h <= 1:
-            weights = {t - h: -1 / (2 * h), t + h: 1 / (2 * h)}
-        else:  # of second order, too
-            weights = {t: 3 / (2 * h), t - h: -4 / (2 * h), t - 2 * h: 1 / (2 * h)}
-        times = torch.tensor(list(weights), dtype=torch.float64)
-        weight = torch.tensor(list(weights.values()), dtype=torch.float64)
-        log_alpha_rate = (weight * degradation.alpha(times).log()).sum().item()
-        power_rate = (weight * degradation.sigma(times) ** 2).sum().item()
+        points = [t, t - h, t + h if t + h <= 1 else t - 2 * h]
+        # Near a grid point a schedule has the value of that point, whose distance to the others is another.
+        times = to_grid(torch.tensor(points, dtype=torch.float64), degradation.steps) / degradation.steps
+        log_alpha_rate = _derivative(times, degradation.alpha(times).log())
+        power_rate = _derivative(times, degradation.sigma(times) ** 2)
         diffusion = power_rate - 2 * sigma_at(degradation, t) ** 2 * log_alpha_rate
         return (t - s) * log_alpha_rate, (t - s) * max(diffusion, 0.0)
+
+
+def _derivative(times: Tensor, values: Tensor) -> float:
+    """The derivative at the first of three times (3,), of the parabola through the values (3,)."""
+    first, second = ((values[i + 1] - values[i]) / (times[i + 1] - times[i]) for i in (0, 1))
+    return (first + (times[0] - times[1]) * (second - first) / (times[2] - times[0])).item()

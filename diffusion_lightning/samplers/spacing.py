@@ -87,7 +87,8 @@ class QuadraticSpacing(StepSpacing):
 class SectionSpacing(StepSpacing):
     """Equal steps in each of several equal sections of the grid, on the grid (Improved DDPM's and GLIDE's respacing).
 
-    The number of steps is the sum of the sections: the sampler's ``steps`` is left out. GLIDE's upsampler has 27.
+    The number of steps is the sum of the sections: the sampler's ``steps`` is left out. GLIDE's upsampler has 27. From
+    t_start < 1 as many steps are in equal sections of the grid up to t_start, and nothing is skipped.
 
     Args:
         sections: The number of steps in each section, from t = 0 on.

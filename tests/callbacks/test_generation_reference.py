@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusion_lightning import RestorationModule
 from diffusion_lightning.callbacks import Generation
+from diffusion_lightning.data.base import _IndexedImages
 from diffusion_lightning.metrics import FeatureStatistics, FrechetDistances
 
 SCORE = "val/fid_corner/generated"
@@ -79,14 +80,40 @@ def test_the_training_images_are_read_once_in_a_run_and_again_in_the_next(tmp_pa
 
 
 @pytest.mark.parametrize("reference", ["train", "val"])
-def test_statistics_are_written_once_and_then_read(reference: str, tmp_path: Path) -> None:
+def test_statistics_are_written_once_and_then_read(
+    reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, file = Counted(batch_size=4), tmp_path / "real.npz"
     first, second = (score(tmp_path, data, reference=reference, statistics=str(file)) for _ in range(2))
     assert data.whole == [reference]
     assert first == pytest.approx(expected(images(reference)), rel=1e-5)
     assert second == pytest.approx(first, rel=1e-6)
+    stored = FeatureStatistics.read(file, 4)
+    assert stored[2:] == ("fid_corner", 9, reference)
+    kind = {"train": "training", "val": "held-out"}[reference]
+    assert f"fid_corner against the statistics in {file}, of 9 {kind} images\n" in capsys.readouterr().out
     features = Corner()(((images(reference) + 1) * 127.5).round()).detach().double().numpy()
-    np.testing.assert_allclose(FeatureStatistics.read(file, 4).covariance, np.cov(features.T), rtol=1e-9)
+    np.testing.assert_allclose(stored.covariance, np.cov(features.T), rtol=1e-9)
+
+
+class OtherTest(Counted):
+    """Its test images are the training images."""
+
+    def test_dataloader(self) -> Any:
+        return self._loader(_IndexedImages(self.dataset("train")))
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["no file", "a file of the validation"])
+def test_a_test_is_not_against_the_images_of_the_validation(written: bool, tmp_path: Path) -> None:
+    data, file = OtherTest(batch_size=4), str(tmp_path / "real.npz")
+    if written:
+        score(tmp_path, data, statistics=file)
+    generation = Generation(6, 0, 0, Corner(), statistics=file)
+    trainer = tiny_trainer(tmp_path, generation)
+    trainer.test(fitted(), datamodule=data, verbose=False)
+    found = trainer.callback_metrics[SCORE.replace("val", "test")].item()
+    assert found == pytest.approx(expected(images("train")), rel=1e-5)
+    assert Path(file).exists() == written
 
 
 def test_a_file_of_other_features_is_refused_before_the_first_step(tmp_path: Path) -> None:

@@ -70,7 +70,11 @@ def test_the_adaptive_solver_gives_the_value_of_many_fixed_steps(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"solver": "euler"}, "solver='euler': choose rk4 or dopri5"), ({"atol": 0.0}, "atol=0.0: choose positive tol")],
+    [
+        ({"solver": "euler"}, "solver='euler': choose rk4 or dopri5"),
+        ({"atol": 0.0}, "atol=0.0: choose positive tol"),
+        ({"solver": "dopri5", "steps": 64}, "steps=64: dopri5 chooses its own: leave steps out"),
+    ],
 )
 def test_likelihood_rejects_a_bad_solver_or_tolerance(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -89,17 +93,25 @@ def test_a_degradation_without_a_density_is_rejected_before_training(tmp_path: P
         tiny_trainer(tmp_path, Likelihood(), max_epochs=1).fit(module, Stored(4))
 
 
-@pytest.mark.parametrize(("bits", "warns"), [(563.0, True), (2.6, False)], ids=["563 bits", "2.6 bits"])
+@pytest.mark.parametrize(
+    ("bits", "settings", "how"),
+    [
+        (563.0, {"steps": 1}, "too steep for 1 steps of rk4; use more steps, the method vlb"),
+        (563.0, {"solver": "dopri5", "rtol": 0.1}, "too steep for dopri5 with rtol=0.1; use a smaller one, the method"),
+        (2.6, {"steps": 1}, None),
+    ],
+    ids=["563 bits", "563 bits of the adaptive solver", "2.6 bits"],
+)
 def test_more_bits_than_random_grey_levels_raise_a_warning(
-    bits: float, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bits: float, settings: dict[str, Any], how: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(likelihood, "bits_per_dimension", lambda density, size: torch.full_like(density, bits))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert measured(tmp_path, Likelihood(2, steps=1)) == pytest.approx(bits)
+        assert measured(tmp_path, Likelihood(2, **settings)) == pytest.approx(bits)
     messages = [str(warning.message) for warning in caught if "of random grey levels" in str(warning.message)]
-    assert len(messages) == warns
-    assert not messages or "the method vlb" in messages[0]
+    assert len(messages) == (how is not None)
+    assert how is None or how in messages[0]
 
 
 def test_weights_and_gradients_do_not_change(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from diffusion_lightning.degradations import GaussianNoise
 from diffusion_lightning.samplers import (
     DDIM,
     DDPM,
+    AdaptiveODE,
     Cold,
     Direct,
     Heun,
     KarrasSpacing,
     PredictorCorrector,
     ProbabilityFlow,
+    SectionSpacing,
 )
 
 pytest_plugins = ["helpers.runs"]
@@ -88,6 +90,18 @@ def test_every_sampler_has_its_own_label() -> None:
     weights = [compared.sampler._kept for compared in comparison.runs if isinstance(compared.sampler, Custom)]
     assert weights == [3, 3, 1, 1, 2, 2]
     assert all(compared.sampler.steps == compared.steps for compared in comparison.runs)
+
+
+def test_a_sampler_with_its_own_steps_runs_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module, data = fitted_module()
+    samplers = [AdaptiveODE(rtol=0.1, atol=0.1), DDIM(spacing=SectionSpacing((2, 1))), Cold()]
+    comparison = SamplerComparison(samplers, [2, 4], Corner(), tmp_path / "out", images=4)
+    tiny_trainer(tmp_path, comparison).validate(module, data, verbose=False)
+    assert [result.steps for result in comparison.results] == [None, 3, 2, 4]
+    assert [result.nfe for result in comparison.results][1:] == [3, 2, 4]
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [line[2].strip() for line in lines if line[2].strip()] == ["–", "3", "2", "4"]
+    assert [row[1] for row in csv.reader((tmp_path / "out/samplers.csv").open())] == ["steps", "", "3", "2", "4"]
 
 
 def test_a_long_label_is_shown_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

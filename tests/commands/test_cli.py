@@ -241,6 +241,11 @@ BAD = {
     "missing downloads": ([*FIT, "--data=MNIST"], 1, ["MNIST", "--data.download true"]),
     "no steps": ([*FIT, "--model.degradation.init_args.steps=0"], 1, ["steps=0", "at least 1"]),
     "no steps of the sampler": ([*GENERATE, "--steps=0"], 1, ["steps=0", "at least 1"]),
+    "steps of a sampler that chooses them": (
+        [*GENERATE, "--sampler=AdaptiveODE", "--steps=50"],
+        1,
+        ["--steps 50", "AdaptiveODE chooses its own", "rtol", "--sampler"],
+    ),
     "no images to generate": ([*GENERATE, "--number=0"], 1, ["number=0", "at least 1"]),
     "no checkpoint to generate with": (["generate"], 1, ["generate", "--ckpt_path", "`fit` wrote"]),
     "no checkpoint to compare on": (

@@ -47,6 +47,13 @@ def test_a_file_of_another_size_is_stretched_by_the_nearest_pixel(tmp_path: Path
     assert torch.equal(masked, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
 
 
+def test_a_mask_without_pixels_is_an_error_with_the_size(tmp_path: Path) -> None:
+    Image.new("L", (11, 8), 127).save(tmp_path / "grey.png")
+    for settings in ({"region": (0.0, 0.0, 0.05, 1.0)}, {"file": str(tmp_path / "grey.png")}):
+        with pytest.raises(ValueError, match=rf"^{next(iter(settings))}=.* masks no pixel of an image of 8 × 11: give"):
+            Mask(**settings)(images(), torch.ones(2), {})
+
+
 def test_a_file_that_is_missing_is_named_at_its_first_use(tmp_path: Path) -> None:
     mask = Mask(file=str(tmp_path / "missing.png"))
     with pytest.raises(ImageReadError, match=r"missing\.png"):

@@ -37,7 +37,7 @@ def real_distances() -> FrechetDistances:
 
 
 def test_the_statistics_are_numpy_s_and_can_be_read_by_other_programs(tmp_path: Path) -> None:
-    real_distances().real_statistics().write(tmp_path / "new/real.npz")
+    real_distances().real_statistics()._replace(images=0).write(tmp_path / "new/real.npz")
     features = Moments()(REAL).float().double().numpy()
     with np.load(tmp_path / "new/real.npz") as file:
         assert set(file) == {"mu", "sigma"}
@@ -63,6 +63,14 @@ def test_the_distance_from_stored_statistics_is_that_from_the_images(tmp_path: P
     whole.keep_real(False)
     whole.reset()
     assert whole.real_statistics().mean.isnan().all()
+
+
+def test_a_file_says_of_which_features_and_images_it_is(tmp_path: Path) -> None:
+    stored = real_distances().real_statistics()._replace(features="fid_moments", split="train")
+    stored.write(tmp_path / "real.npz")
+    assert FeatureStatistics.read(tmp_path / "real.npz", 3, "fid_moments")[2:] == ("fid_moments", 301, "train")
+    with pytest.raises(ValueError, match=r"real\.npz is of the features of fid_moments, not fid: give the statistics"):
+        FeatureStatistics.read(tmp_path / "real.npz", 3, "fid")
 
 
 FILES: dict[str, tuple[dict[str, Any], str]] = {

@@ -26,7 +26,15 @@ from diffusion_lightning.objectives.loss_weights import SNRWeight
 from diffusion_lightning.objectives.losses import L1, L2
 from diffusion_lightning.objectives.parameterizations import X0, Eps, Parameterization, Residual, Scalings, V
 from diffusion_lightning.priors import HeldOutImages
-from diffusion_lightning.samplers import DDPM, Cold, Direct, ProbabilityFlow
+from diffusion_lightning.samplers import (
+    DDPM,
+    Cold,
+    Direct,
+    PredictorCorrector,
+    ProbabilityFlow,
+    QuadraticSpacing,
+    SectionSpacing,
+)
 
 pytest_plugins = ["helpers.runs"]
 
@@ -93,8 +101,10 @@ def test_defaults_are_those_of_the_paper_and_the_design() -> None:
         ({"parameterization": V()}, "X0 or Residual"),
         ({"loss": L2(SNRWeight())}, "PowerWeight"),
         ({"sampler": DDPM()}, "ProbabilityFlow or Cold"),
+        ({"sampler": Cold(spacing=SectionSpacing((9, 9)))}, r"sections=\[9, 9\]: .*: use UniformSpacing"),
+        ({"sampler": Cold(spacing=QuadraticSpacing(0.8))}, r"QuadraticSpacing\(start=0.8\) takes .*: leave it out"),
     ],
-    ids=["eps of blur", "v of blur", "SNR of blur", "DDPM of blur"],
+    ids=["eps of blur", "v of blur", "SNR of blur", "DDPM of blur", "sections of a short grid", "a start of blur"],
 )
 def test_combinations_that_are_not_defined_are_rejected_at_once(parts: dict[str, Any], remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
@@ -113,6 +123,11 @@ VARIANCE = {"parameterization": LearnedVariance(Eps()), "denoiser": UNet(1, 8, [
         ),
         (VARIANCE | {"loss": L2(SNRWeight())}, "L2 would leave the variance"),
         ({"loss": HybridLoss()}, "HybridLoss needs a network that predicts its variance: use the LearnedVariance"),
+        ({"sampler": DDPM(variance="interpolated")}, "variance='interpolated' needs a network that predicts"),
+        (
+            {"sampler": PredictorCorrector(DDPM(variance="interpolated"))},
+            "variance='interpolated' needs a network that predicts",
+        ),
         (
             VARIANCE | {"loss": HybridLoss(), "denoiser": UNet(1, 8, [1], 1)},
             "LearnedVariance needs 2 output channels for images of 1 and the network has 1: "
@@ -127,6 +142,8 @@ VARIANCE = {"parameterization": LearnedVariance(Eps()), "denoiser": UNet(1, 8, [
         "variance with L1",
         "variance with L2",
         "hybrid loss without variance",
+        "a sampler without variance",
+        "a predictor without variance",
         "too few channels",
         "too many channels",
     ],

@@ -16,12 +16,13 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from diffusion_lightning import RestorationBatch, RestorationModule
+from diffusion_lightning.core.images import quantize
 from diffusion_lightning.core.precision import times_like
 from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.core.tables import append_dims
 from diffusion_lightning.core.types import Prediction, as_prediction
 from diffusion_lightning.data import degrade
-from diffusion_lightning.degradations import Degradation, GaussianNoise, Pixelate
+from diffusion_lightning.degradations import Degradation, GaussianBlur, GaussianNoise, Pixelate
 from diffusion_lightning.degradations.noise_schedules import VE, Karras
 from diffusion_lightning.modules import Rollout
 from diffusion_lightning.objectives.time_samplers import LogNormalNoiseLevel, UniformSteps, UniformTime
@@ -134,6 +135,13 @@ def test_a_sampler_that_adds_noise_keeps_the_variance() -> None:
         assert residual.std().item() == pytest.approx(1, abs=4 / (2 * residual.numel()) ** 0.5)
         fresh += not torch.allclose(residual, z)
     assert fresh > 12  # the others have t = 1
+
+
+def test_the_images_at_the_start_have_the_grey_levels_of_training() -> None:
+    degradation, clean = GaussianBlur(steps=4, quantize="truncate"), images(4)
+    result = Rollout(1.0)(exact_batch(degradation, clean), unused, degradation, Still(), UniformSteps(), KEY)
+    ends = degradation(clean, torch.ones(4, dtype=torch.float64), {})
+    torch.testing.assert_close(result.degraded, quantize(ends, truncate=True))
 
 
 def test_the_share_is_exact_on_average_and_takes_the_first_images() -> None:

@@ -47,11 +47,17 @@ def test_the_attention_pool_is_for_one_size_and_the_mean_for_any():
     assert ADMClassifier(**SMALL, pool="mean")(torch.randn(2, 3, 7, 10), torch.rand(2)).shape == (2, 4)
 
 
+def test_images_of_other_channels_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"images of 3 channels, got 1: set --model\.network\.channels 1"):
+        ADMClassifier(**SMALL)(torch.randn(2, 1, 8, 8), torch.rand(2))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"size": 9}, "size must be a multiple of 2, got 9"),
         ({"classes": 0}, "classes=0, head_channels=8: both must be at least 1"),
+        ({"head_channels": 12}, "head_channels=12 is no divisor of the 16 channels of a level: use 4"),
         ({"pool": "max"}, "pool must be attention or mean, got max"),
         ({"attention": [4]}, "attention [4] is at no level"),
     ],

@@ -241,12 +241,21 @@ def test_norms_have_groups_of_four_channels_or_more():
     assert counts == {8: 2, 24: 6, 96: 24, 128: 32, 136: 17, 384: 32}
 
 
+def test_queries_keys_and_values_have_the_weights_of_layers_of_their_own():
+    """Xavier's bound √(6/(in + out)) of each, to which the largest of so many weights comes near."""
+    layer = JointAttention(64, token_dim=16)
+    for weight, parts in ((layer.query_key_value.weight, 3), (layer.token_key_value.weight, 2)):
+        for part in weight.chunk(parts):
+            assert part.abs().max().item() == pytest.approx((6 / sum(part.shape)) ** 0.5, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"width": 12}, "width must be a positive multiple of 8, got 12: use 16"),
         ({"attention": [8]}, "attention [8] is at no level"),
         ({"heads": 3}, "heads=3 is no divisor of the 16 channels of a level"),
+        ({"head_channels": 12}, "head_channels=12 is no divisor of the 16 channels of a level: use 4"),
         ({"heads": 0}, "heads=0, head_channels=None: both must be at least 1"),
         ({"resample": "linear"}, "resample must be convolution or residual or fir, got linear"),
         ({"modulation": "none"}, "modulation must be add or scale_shift, got none"),

@@ -68,12 +68,25 @@ def test_equal_patches_count_as_the_root_of_their_number() -> None:
     torch.testing.assert_close(six, one * 6**0.5)
 
 
-def test_strips_of_a_large_image_are_patches_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    estimator = PatchSeverityEstimator(1, size=8)
-    parts = [torch.full((2, 1, 16, 16), value) for value in (-0.9, 0.8)]
-    expected = (estimator(parts[0]) + estimator(parts[1])) / 2**0.5
-    monkeypatch.setattr(patch_severity, "STRIP_PIXELS", 2 * 16 * 20)  # strips of 16 rows
-    torch.testing.assert_close(estimator(torch.cat(parts, 2)), expected)
+@pytest.mark.parametrize(("height", "strips"), [(32, [16, 16]), (33, [16, 17]), (38, [16, 16, 6])])
+def test_strips_of_a_large_image_are_patches_of_it(
+    monkeypatch: pytest.MonkeyPatch, height: int, strips: list[int]
+) -> None:
+    """A rest of less than half a patch belongs to the strip before it."""
+    estimator = PatchSeverityEstimator(1, size=8, seed=1).double()
+    x = 0.3 * noise(8, 1, height, 16)
+    parts, numbers = x.split(strips, 2), [2 * max(1, round(rows / 8)) for rows in strips]
+    logits = [estimator(part) * number**0.5 for part, number in zip(parts, numbers, strict=True)]
+    monkeypatch.setattr(patch_severity, "STRIP_PIXELS", 16 * 20)  # strips of 16 rows
+    torch.testing.assert_close(estimator(x), sum(logits) / sum(numbers) ** 0.5)
+
+
+def test_an_estimate_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator, x = PatchSeverityEstimator(1, size=8).double(), 0.3 * noise(8, 1, 35, 16)
+    monkeypatch.setattr(patch_severity, "STRIP_PIXELS", 3 * 35 * 16)
+    torch.testing.assert_close(estimator(x), torch.cat([estimator(image[None]) for image in x]))
+    monkeypatch.setattr(patch_severity, "STRIP_PIXELS", 16 * 20)
+    torch.testing.assert_close(estimator(x)[:1], estimator(x[:1]))
 
 
 def test_the_first_weights_take_no_random_numbers_from_others() -> None:

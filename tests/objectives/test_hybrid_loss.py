@@ -53,6 +53,11 @@ def batch(degradation: GaussianNoise) -> tuple[torch.Tensor, ...]:
     return t, x0, x0_pred.requires_grad_(), v.requires_grad_()
 
 
+def test_the_bound_alone_has_no_weight_of_l_simple():
+    assert VariationalBound().weight is None
+    assert isinstance(HybridLoss().weight, SNRWeight)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", VE()], ids=["cosine", "linear", "VE"])
 def test_the_bound_trains_only_the_variance_and_l_simple_the_mean(schedule):
     degradation = GaussianNoise(30, schedule)

@@ -1,10 +1,12 @@
 """Importance sampling of t: the algorithm of Improved DDPM's code, and weights that leave the mean as it is."""
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from diffusion_lightning.core.rng import keyed_generator, per_image_generators
 from diffusion_lightning.degradations import GaussianNoise
@@ -116,6 +118,17 @@ def test_a_restored_sampler_goes_on_and_one_of_other_steps_is_refused() -> None:
         other.restore(sampler.state, GaussianNoise(8))
     with pytest.raises(ValueError, match="no losses of 7 steps × 10"):
         ImportanceSampledSteps().restore(sampler.state, DEGRADATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("losses", lambda x: x / 0), ("losses", Tensor.float), ("counts", lambda x: x - 100)],
+    ids=["infinite losses", "losses of float32", "negative counts"],
+)
+def test_losses_that_are_none_are_refused(name: str, change: Callable[[Tensor], Tensor]) -> None:
+    state = trained([1.0, 2, 3, 4, 5, 6, 7]).state
+    with pytest.raises(ValueError, match="not finite float64 numbers, or their counts are negative: start a new run"):
+        ImportanceSampledSteps(HISTORY).restore(state | {name: change(state[name])}, DEGRADATION)
 
 
 @pytest.mark.parametrize("settings", [{"history": 0}, {"uniform": 0.0}, {"uniform": 1.5}], ids=str)

@@ -13,6 +13,7 @@ from diffusion_lightning.degradations.noise_schedules import VE, Karras
 from diffusion_lightning.samplers import (
     DDIM,
     DDPM,
+    AdaptiveODE,
     AnnealedLangevin,
     Cold,
     Direct,
@@ -148,6 +149,11 @@ def test_a_predictor_that_does_not_suit_the_degradation_is_named(predictor, reas
 def test_predictor_corrector_rejects_predictors_with_fixed_noise(predictor):
     with pytest.raises(ValueError, match=f"predictor={predictor.__name__} uses fixed noise z.*: use DDPM"):
         PredictorCorrector(predictor())
+
+
+def test_predictor_corrector_rejects_a_predictor_that_chooses_its_steps():
+    with pytest.raises(ValueError, match=r"predictor=AdaptiveODE chooses its own steps.*: use DDPM"):
+        PredictorCorrector(AdaptiveODE())
 
 
 @pytest.mark.parametrize("corrector_steps", [0, -1, 1.5, True])

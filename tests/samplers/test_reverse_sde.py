@@ -60,6 +60,14 @@ FORMULAS = {
 }
 
 
+@pytest.mark.parametrize("t", [0.5, 0.5 + 0.0195 / T, 0.5 - 0.0195 / T, 0.9])
+def test_the_rates_are_those_of_the_schedule_near_the_grid_too(t):
+    """α = 1 − t and σ = t, with differences that end where a time is its grid point."""
+    f, g = EulerMaruyama().increments(GaussianNoise(T, FlowMatching()), t, t - 0.01)
+    assert f == pytest.approx(-0.01 / (1 - t), rel=1e-3)
+    assert g == pytest.approx(0.01 * (2 * t + 2 * t**2 / (1 - t)), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_step_is_the_formula_of_the_paper(name):
     """Alone and as a predictor; the last step, to 0, is x̂_0."""
