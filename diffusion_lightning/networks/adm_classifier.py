@@ -57,7 +57,7 @@ class ADMClassifier(nn.Module):
         multipliers: For each level, from fine to coarse, its channels as a multiple of `width`.
         blocks: Residual blocks in each level.
         attention: Downsampling factors of the levels with attention.
-        head_channels: Channels of an attention head, a divisor of those of each level.
+        head_channels: Channels of an attention head, or their greatest common divisor with those of a level.
         dropout: Probability of dropping an activation inside the residual blocks, in [0, 1).
         pool: CLIP's attention pool, or the mean of all positions, with which images may have any size.
     """

@@ -162,7 +162,7 @@ class BlockFactory:
         rescale: See ``DDPMBlock`` and ``JointAttention``.
         resample: How the resolution changes: by convolutions, by residual blocks, or by those with a smooth filter.
         heads: Heads of each attention.
-        head_channels: Channels of a head, a divisor of those of each level; None for `heads` heads.
+        head_channels: Channels of a head, or their common divisor with those of a level; None for `heads` heads.
         token_dim: Width of the tokens; 0 for none.
     """
 
@@ -186,15 +186,10 @@ class BlockFactory:
         """The heads of an attention of so many channels.
 
         Raises:
-            ValueError: The channels are no multiple of the heads, or of those of a head.
+            ValueError: The channels are no multiple of the heads.
         """
         if self.head_channels is not None:
-            if channels % self.head_channels:
-                raise ValueError(
-                    f"head_channels={self.head_channels} is no divisor of the {channels} channels of a level: use "
-                    f"{math.gcd(channels, self.head_channels)}"
-                )
-            return channels // self.head_channels
+            return channels // math.gcd(channels, self.head_channels)
         if channels % self.heads:
             raise ValueError(f"heads={self.heads} is no divisor of the {channels} channels of a level: use 1, 2 or 4")
         return self.heads

@@ -41,7 +41,8 @@ class DDPMUNet(ImageNetwork):
         condition_dim: Width of the pooled condition embedding, which is added to the time embedding; 0 for none.
         token_dim: Width of the context tokens, to which the pixels attend along with each other; 0 for none.
         heads: Heads of each attention, unless `head_channels` is set.
-        head_channels: Channels of an attention head, a divisor of those of each level; None for `heads` heads.
+        head_channels: Channels of an attention head, or their greatest common divisor with those of a level; None for
+            `heads` heads.
         resample: How the resolution changes: by a convolution; by BigGAN's residual blocks; or by these with the filter
             [1, 3, 3, 1] (fir) instead of means and repetitions.
         modulation: Whether a block adds the embedding before its second norm, or scales and shifts after it.

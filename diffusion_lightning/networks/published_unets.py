@@ -15,7 +15,8 @@ class ADMUNet(DDPMUNet):
         multipliers: For each level, from fine to coarse, its channels as a multiple of `width`.
         blocks: Residual blocks in each level on the way down; one more on the way up.
         attention: Downsampling factors of the levels with attention.
-        head_channels: Channels of an attention head, a divisor of those of each level; None for `heads` heads.
+        head_channels: Channels of an attention head, or their greatest common divisor with those of a level; None for
+            `heads` heads.
         resample: How the resolution changes.
         modulation: How the embedding modulates a block.
         **kwargs: The other arguments of ``DDPMUNet``.

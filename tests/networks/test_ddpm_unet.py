@@ -255,7 +255,6 @@ def test_queries_keys_and_values_have_the_weights_of_layers_of_their_own():
         ({"width": 12}, "width must be a positive multiple of 8, got 12: use 16"),
         ({"attention": [8]}, "attention [8] is at no level"),
         ({"heads": 3}, "heads=3 is no divisor of the 16 channels of a level"),
-        ({"head_channels": 12}, "head_channels=12 is no divisor of the 16 channels of a level: use 4"),
         ({"heads": 0}, "heads=0, head_channels=None: both must be at least 1"),
         ({"resample": "linear"}, "resample must be convolution or residual or fir, got linear"),
         ({"modulation": "none"}, "modulation must be add or scale_shift, got none"),
