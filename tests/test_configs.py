@@ -3,6 +3,7 @@
 Those of configs/paper train in test_paper_configs.py and test_paper_conditional.py.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,14 @@ def class_paths(value: Any) -> Iterator[str]:
 
 
 every_config = pytest.mark.parametrize("path", PATHS, ids=name)
-every_runnable_config = pytest.mark.parametrize("path", [p for p in PATHS if p.parent != PAPER], ids=name)
+TRAINED_ELSEWHERE = {
+    *("blur.yaml", "class_conditional.yaml", "noise.yaml", "photo_blur.yaml", "pixelate.yaml", "text_to_image.yaml"),
+    *("upsample.yaml", "warm_blur.yaml"),
+}
+"""By the commands of the README, in test_readme.py."""
+every_other_runnable_config = pytest.mark.parametrize(
+    "path", [p for p in PATHS if p.parent != PAPER and p.name not in TRAINED_ELSEWHERE], ids=name
+)
 
 
 @every_config
@@ -67,7 +75,12 @@ def test_it_uses_short_class_names(path: Path) -> None:
     assert all(text.startswith("kornia.") for text in others), others
 
 
-@every_runnable_config
+def test_the_readme_trains_what_is_not_trained_here() -> None:
+    readme = (CONFIGS.parent / "README.md").read_text()
+    assert not [name for name in TRAINED_ELSEWHERE if not re.search(rf"fit +--config configs/{name}", readme)]
+
+
+@every_other_runnable_config
 def test_it_trains_a_step_and_writes_a_checkpoint_under_its_root(path: Path, tmp_path: Path) -> None:
     write_idx(tmp_path / "data", "FashionMNIST")  # instead of a download
     run(tmp_path, "fit", "--config", path, *LIMITS)

@@ -11,7 +11,11 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,14 +52,73 @@ EXAMPLES = blocks(TEXT, "python")
 PARALLEL = [line for body in blocks(TEXT, "console") for line in body.splitlines()]
 
 
-def make_environment(folder: Path, source: Path) -> None:
+SERVER = """
+import json, os, socket, sys, traceback
+from diffusion_lightning.commands import cli
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+while True:
+    client, _ = server.accept()
+    request, files, _, _ = socket.recv_fds(client, 1 << 20, 3)
+    if (child := os.fork()) == 0:
+        try:
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+            sys.argv, folder, variables = json.loads(request)
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(variables)
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    client.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    for file in (*files, client.detach()):
+        os.close(file)
+"""
+CLIENT = """
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({socket!r})
+request = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [request], [0, 1, 2])
+sys.exit(int(server.recv(16)))
+"""
+"""The program of the environment: each command is a fork of one process that has imported the package, which takes
+longer than all else in thirty commands."""
+
+
+@contextmanager
+def command_server(folder: Path) -> Iterator[Path]:
+    """The socket of a server that runs the commands of the clients."""
+    with tempfile.TemporaryDirectory() as place:  # a socket's path must be short
+        socket = Path(place, "socket")
+        variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+        server = subprocess.Popen([sys.executable, "-c", SERVER, socket], cwd=folder, env=variables)
+        while not socket.exists() and server.poll() is None:
+            time.sleep(0.05)
+        try:
+            yield socket
+        finally:
+            server.kill()
+            server.wait()
+
+
+def make_environment(folder: Path, source: Path, socket: Path) -> None:
     """What ``make setup`` makes in ``folder``, with the libraries installed here and the package in ``source``."""
     venv.create(folder, symlinks=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     installed = dict.fromkeys(sysconfig.get_paths()[name] for name in ("purelib", "platlib"))
     (site_packages / "borrowed.pth").write_text("\n".join([str(source), *installed]))
     program = folder / "bin/diffusion-lightning"
-    program.write_text(f"#!{folder}/bin/python\nfrom diffusion_lightning.commands.cli import main\n\nmain()\n")
+    program.write_text(f"#!{folder}/bin/python -SE\n{CLIENT.format(socket=str(socket))}")
     program.chmod(0o755)
     (folder / ".dev").touch()
 
@@ -76,7 +139,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for pattern, replacement in SMALL.items():
             settings = re.sub(pattern, replacement, settings, flags=re.MULTILINE)
         (folder / "configs" / path.name).write_text(settings)
-    make_environment(folder / ".venv", folder)
     for name, number in (("my_images", 64), ("degraded_images", DEGRADED)):
         write_images(folder / name, number, (64, 64))
     variables = {
@@ -86,7 +148,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "OMP_NUM_THREADS": "1",
     }
     script = "set -e\n" + "".join(blocks(TEXT, "bash"))
-    done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True)
+    with command_server(folder) as socket:
+        make_environment(folder / ".venv", folder, socket)
+        done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True)
     (folder / "printed.txt").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder

@@ -28,7 +28,7 @@ def checkpoint(runs: Path, name: str) -> Path:
     return runs / "runs" / name / "checkpoints/last.ckpt"
 
 
-@pytest.mark.parametrize("name", ["blur", "class_conditional", "upsample_concat"])
+@pytest.mark.parametrize("name", ["class_conditional", "upsample_concat"])
 def test_a_program_of_torch_is_the_denoiser(name: str, runs: Path, tmp_path: Path) -> None:
     run(tmp_path, "export", f"--ckpt_path={checkpoint(runs, name)}", "--output=model", "--format=torch")
     program = torch.export.load(tmp_path / "model.pt2").module()

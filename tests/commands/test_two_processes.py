@@ -160,4 +160,5 @@ def test_two_processes_share_their_losses_and_the_real_images(tmp_path: Path) ->
     assert ranks[0]["counts"].sum() == 3 * 8
     assert torch.equal(ranks[0]["losses"], ranks[1]["losses"])
     two, one = (FeatureStatistics.read(tmp_path / f"{world}.npz", 4) for world in (2, 1))
-    torch.testing.assert_close(two, one, rtol=1e-12, atol=0)
+    torch.testing.assert_close(two[:2], one[:2], rtol=1e-12, atol=0)
+    assert two[2:] == one[2:]

@@ -19,6 +19,7 @@ from diffusion_lightning.degradations.noise_schedules import (
     Karras,
     Linear,
     NoiseSchedule,
+    ScaledLinear,
     SubVP,
     alpha_bar_from_betas,
 )
@@ -36,6 +37,13 @@ def linear(u, steps, start="1e-4", end="0.02"):
     first, last = mpf(start) * 1000 / steps, mpf(end) * 1000 / steps
     betas = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
     return from_betas(u, [min(beta, mpf("0.999")) for beta in betas])
+
+
+def scaled_linear(u, steps, start="0.00085", end="0.012"):
+    """√β evenly from √start to √end, times 1000/T, clipped (2112.10752, the authors' code)."""
+    first, last = mpmath.sqrt(mpf(start)), mpmath.sqrt(mpf(end))
+    roots = [first + (last - first) * i / max(steps - 1, 1) for i in range(steps)]
+    return from_betas(u, [min(root**2 * 1000 / steps, mpf("0.999")) for root in roots])
 
 
 def from_betas(u, betas):
@@ -81,6 +89,7 @@ SCHEDULES = {
     "Cosine with other numbers": (Cosine(0.05, 0.7), lambda u, steps: cosine(u, steps, "0.05", "0.7")),
     "Linear": (Linear(), linear),
     "Linear with other numbers": (Linear(2e-4, 0.01), lambda u, steps: linear(u, steps, "2e-4", "0.01")),
+    "ScaledLinear": (ScaledLinear(), scaled_linear),
     "VP": (VP(), vp),
     "VP with other numbers": (VP(0.3, 9), lambda u, steps: vp(u, steps, "0.3", "9")),
     "SubVP": (SubVP(), lambda u, steps: vp(u, steps, power="1")),

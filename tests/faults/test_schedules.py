@@ -243,9 +243,7 @@ def test_one_cycle_resumed_with_more_epochs_has_the_longer_cycle(tmp_path):
 
 STEPS = {  # what was written as T_max in each file
     **dict.fromkeys(("adversarial", "blur", "class_conditional", "classifier", "ddim", "ddpm", "edm", "flow"), 880),
-    **dict.fromkeys(
-        ("improved_ddpm", "ncsn", "noise", "score_sde_ve", "score_sde_vp", "transformer", "warm_blur"), 880
-    ),
+    **dict.fromkeys(("improved_ddpm", "ncsn", "noise", "score_sde_ve", "score_sde_vp", "warm_blur"), 880),
     **dict.fromkeys(("fade", "pixelate", "snow", "transform"), 660),
     "animorphosis": 900,
     "desaturate": 884,
@@ -253,6 +251,7 @@ STEPS = {  # what was written as T_max in each file
     "text_to_image": 4250,
     "text_to_image_cold": 2550,
     "upsample": 1020,
+    "transformer": 1760,
     "upsample_concat": 440,
     **dict.fromkeys(("bridge_i2sb", "bridge_indi", "photo_blur"), 2000),
     "photo_noise": 1000,
