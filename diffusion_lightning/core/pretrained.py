@@ -34,7 +34,7 @@ def write_pretrained(folder: str | Path, checkpoint: dict[str, Any]) -> None:
     }
     if state := checkpoint.get("conditioner"):
         config["conditioner"] = state
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(config, Dumper=_WithoutAliases, sort_keys=False, allow_unicode=True)
     # Without it the folder is no model: a write that is interrupted leaves no new weights under old settings.
     Path(folder, CONFIG).unlink(missing_ok=True)
     atomic_write(Path(folder, WEIGHTS), lambda path: _save(checkpoint["state_dict"], path))
@@ -53,7 +53,12 @@ def read_pretrained(folder: str | Path) -> dict[str, Any]:
     if missing := [name for name in (CONFIG, WEIGHTS, PRIOR) if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} has no {missing[0]}: give a folder that `save_pretrained` wrote")
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError(f"{folder / CONFIG} has aliases, by which few lines can fill the memory: write them out")
+                f"{folder / CONFIG} has aliases, by which a short file can fill the memory: write them out"
+            )
+        config = yaml.safe_load(text)
         arguments, class_path, state = config["init_args"], config["class_path"], config.get("conditioner", {})
         if not (isinstance(arguments, dict) and isinstance(class_path, str) and isinstance(state, dict)):
             raise TypeError("class_path is no name, or init_args or conditioner are no mapping")
@@ -67,6 +72,11 @@ def read_pretrained(folder: str | Path) -> dict[str, Any]:
         "prior": _load(folder / PRIOR),
         "conditioner": state,
     }
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

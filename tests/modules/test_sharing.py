@@ -12,6 +12,7 @@ from helpers.runs import CONFIGS, QUIET, run
 from safetensors.torch import load_file, save_file
 
 from diffusion_lightning import RestorationModule
+from diffusion_lightning.core.pretrained import read_pretrained, write_pretrained
 from diffusion_lightning.degradations import GaussianBlur
 from diffusion_lightning.modules import DegradedClassifier
 from diffusion_lightning.networks import UNet
@@ -104,6 +105,21 @@ def test_a_folder_runs_no_foreign_code(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(ValueError, match=r"names os\.system"):
         RestorationModule.from_pretrained(folder)
+
+
+def test_a_folder_with_aliases_is_refused_before_they_are_expanded(folder: Path) -> None:
+    with (folder / "config.yaml").open("a") as file:
+        file.write("conditioner:\n  a: &a [1, 1]\n  b: [*a, *a]\n")
+    with pytest.raises(ValueError, match="aliases"):
+        RestorationModule.from_pretrained(folder)
+
+
+def test_values_that_are_used_twice_are_written_out(tmp_path: Path) -> None:
+    shared = [1, 2]
+    arguments = {"_class_path": "a.B", "first": shared, "second": shared}
+    write_pretrained(tmp_path, {"hyper_parameters": arguments, "state_dict": {}})
+    found = read_pretrained(tmp_path)["hyper_parameters"]
+    assert (found["first"], found["second"]) == ([1, 2], [1, 2])
 
 
 def test_a_folder_of_another_module_is_an_error(folder: Path) -> None:
