@@ -56,8 +56,6 @@ def read_pretrained(folder: str | Path) -> dict[str, Any]:
         text = (folder / CONFIG).read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError(f"{folder / CONFIG} has aliases, by which few lines can fill the memory: write them out")
-                f"{folder / CONFIG} has aliases, by which a short file can fill the memory: write them out"
-            )
         config = yaml.safe_load(text)
         arguments, class_path, state = config["init_args"], config["class_path"], config.get("conditioner", {})
         if not (isinstance(arguments, dict) and isinstance(class_path, str) and isinstance(state, dict)):
