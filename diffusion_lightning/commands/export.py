@@ -1,6 +1,5 @@
 """`export`: a trained model as a folder to share, or its denoiser as a program for other runtimes."""
 
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from rich import get_console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from diffusion_lightning.commands.base import PredictingTrainer, trained_module
@@ -122,20 +120,18 @@ class Denoiser(nn.Module):
 
 def _export_torch(module: RestorationModule, path: Path) -> float:
     program = _program(Denoiser(module))
-    difference = math.nan
 
-    def write(partial: Path) -> None:
-        nonlocal difference
+    def save(partial: Path) -> Callable[..., Tensor]:
         named = partial.with_name(f"{partial.name}.pt2")  # torch requires the suffix
         try:
             torch.export.save(program, named)
-            difference = _difference(module, torch.export.load(named).module())
+            loaded = torch.export.load(named).module()
             named.replace(partial)
         finally:
             named.unlink(missing_ok=True)
+        return loaded
 
-    atomic_write(path, write)
-    return difference
+    return _write_compared(module, path, save)
 
 
 def _export_onnx(module: RestorationModule, path: Path) -> float:
@@ -155,20 +151,30 @@ def _export_onnx(module: RestorationModule, path: Path) -> float:
             external_data=False,
         )
     assert converted is not None  # only torch's older exporter returns nothing
-    difference = math.nan
 
-    def write(partial: Path) -> None:
-        nonlocal difference
+    def save(partial: Path) -> Callable[..., Tensor]:
         converted.save(partial, external_data=False)
         session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
 
         def run(**inputs: Tensor) -> Tensor:
             return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
 
-        difference = _difference(module, run)
+        return run
 
-    atomic_write(path, write)
-    return difference
+    return _write_compared(module, path, save)
+
+
+def _write_compared(module: RestorationModule, path: Path, save: Callable[[Path], Callable[..., Tensor]]) -> float:
+    """Write a program, which gets its name once it has been compared with the module; returns their difference.
+
+    Args:
+        module: The module.
+        path: The file.
+        save: Writes the program to a path, and loads it from there.
+    """
+    differences: list[float] = []
+    atomic_write(path, lambda partial: differences.append(_difference(module, save(partial))))
+    return differences[0]
 
 
 def _program(denoiser: Denoiser) -> torch.export.ExportedProgram:
@@ -212,6 +218,9 @@ def describe_run(checkpoint: Path) -> tuple[str, dict[str, float]]:
         data = f"{name}, {size} px" if name and size else name
     if not any(folder.glob("events.out.tfevents.*")):
         return data, {}
+    # Here, because all other commands would import it too.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     step = read_checkpoint(checkpoint)["global_step"]
     events = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("val/")]

@@ -8,11 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusion_lightning.commands.imported_model import ImportedModel
+from diffusion_lightning.core.pretrained import read_tensors
 from diffusion_lightning.networks.diffusers_unet import plain_config
 
 NETWORK = "UNet2DModel"
@@ -137,7 +136,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: save the pipeline with safe_serialization=True")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return read_tensors(path)

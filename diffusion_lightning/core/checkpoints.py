@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -116,14 +116,29 @@ def load_frozen(path: str | Path, expected: type[M] = LightningModule, trust: It
         raise ValueError(f"{path} does not name its module, which was built in Python: pass the module itself")
     with trusting(trust):
         arguments = checked_arguments(path)
-    try:
-        with torch.inference_mode(False):  # else its weights could not take part in a gradient
-            module = LightningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True, **arguments)
-    except Exception as error:  # the arguments of a damaged file may fit no constructor
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be loaded as a {class_path}: {reason}") from error
+    module = build_frozen(path, arguments, path)
     if not isinstance(module, expected):
         raise ValueError(f"{path} holds a {type(module).__name__}: give the checkpoint of a {expected.__name__}")
+    return module
+
+
+def build_frozen(file: str | Path | BinaryIO, arguments: dict[str, Any], source: str | Path) -> LightningModule:
+    """Build the module of a checkpoint for inference: in eval mode, its weights without gradients.
+
+    Args:
+        file: The checkpoint.
+        arguments: Its hyperparameters, checked by ``check_hyperparameters``; they name the module's class.
+        source: What the checkpoint comes from, for the message.
+
+    Raises:
+        ValueError: The arguments or the weights do not fit the class.
+    """
+    try:
+        with torch.inference_mode(False):  # else its weights could not take part in a gradient
+            module = LightningModule.load_from_checkpoint(file, map_location="cpu", weights_only=True, **arguments)
+    except Exception as error:  # the arguments of a damaged file may fit no constructor
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} cannot be loaded as a {arguments['_class_path']}: {reason}") from error
     return module.eval().requires_grad_(False)
 
 

@@ -66,8 +66,8 @@ def read_pretrained(folder: str | Path) -> dict[str, Any]:
     return {
         "pytorch-lightning_version": lightning.__version__,
         "hyper_parameters": {**arguments, "_class_path": class_path, "_instantiator": INSTANTIATOR},
-        "state_dict": _load(folder / WEIGHTS),
-        "prior": _load(folder / PRIOR),
+        "state_dict": read_tensors(folder / WEIGHTS),
+        "prior": read_tensors(folder / PRIOR),
         "conditioner": state,
     }
 
@@ -81,7 +81,12 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.write_bytes(save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}))
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

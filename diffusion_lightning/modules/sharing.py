@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from diffusion_lightning.core.checkpoints import build_frozen
 from diffusion_lightning.core.images import atomic_write, save_image
 from diffusion_lightning.core.pretrained import read_pretrained, write_pretrained
 from diffusion_lightning.core.trust import check_hyperparameters, trusting
@@ -79,16 +80,10 @@ class Shareable(LightningModule):
         file = io.BytesIO()
         torch.save(checkpoint, file)
         file.seek(0)
-        try:
-            with torch.inference_mode(False):
-                # Lightning's own: ours would check the names of a file a second time.
-                module = LightningModule.load_from_checkpoint(file, map_location="cpu", weights_only=True, **arguments)
-        except Exception as error:  # arguments that were edited by hand may fit no constructor
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{folder} cannot be loaded as a {arguments['_class_path']}: {reason}") from error
+        module = build_frozen(file, arguments, folder)
         if not isinstance(module, cls):
             raise ValueError(f"{folder} holds a {type(module).__name__}: load it by {type(module).__name__}")
-        return module.eval().requires_grad_(False)
+        return module
 
     def push_to_hub(self, repo_id: str, private: bool = False, **card: Any) -> str:
         """Save the module and upload the folder to the Hugging Face hub (extra ``hub``, after ``hf auth login``).
