@@ -1,7 +1,8 @@
 """What the package expects of a network, and what its own networks have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -129,6 +130,14 @@ class ImageNetwork(nn.Module, ABC):
                 f"the network takes no pooled embedding, got one: set --model.denoiser.condition_dim {pooled.shape[-1]}"
             )
         return F.silu(embedding)
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Within the block, first weights come from a seed of their own, and all other random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, not those of other devices
+        yield
 
 
 def pad_to_multiple(x: Tensor, factor: int) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_lightning.networks.base import seeded_weights
+
 STRIP_PIXELS = 256 * 1024
 """Pixels that are processed at once: large batches are processed in parts, and large images in strips."""
 
@@ -61,8 +63,7 @@ class PatchSeverityEstimator(nn.Module):
         self.size = size
         self.scales = scales
         features = 4 + scales * (2 * len(FILTERS) + ALIGNED)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, not those of other devices
+        with seeded_weights(seed):
             self.head = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, bins + 1))
 
     def forward(self, x: Tensor) -> Tensor:

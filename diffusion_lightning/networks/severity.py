@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from diffusion_lightning.networks.base import seeded_weights
+
 STRIP_PIXELS = 1024 * 1024
 """Pixels of a batch that are processed at once: the statistics of larger images are means over strips."""
 
@@ -30,8 +32,7 @@ class SeverityEstimator(nn.Module):
             )
         self.channels = channels
         self.multiple = 2 ** (scales - 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, not those of other devices
+        with seeded_weights(seed):
             self.scales = nn.ModuleList(_scale(width if scale else channels, width, scale) for scale in range(scales))
             self.head = nn.Sequential(
                 nn.LayerNorm(2 * scales * width, elementwise_affine=False),
